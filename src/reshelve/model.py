@@ -56,30 +56,18 @@ def join_key(parts: Sequence[str]) -> str:
     return "|".join(part.replace("\\", "\\\\").replace("|", "\\|") for part in parts)
 
 
-_KEY_PART: Final = re.compile(r"((?:[^|\\]|\\.)*)(?:\||$)", re.DOTALL)
+_KEY_TOKEN: Final = re.compile(r"\|((?:[^|\\]|\\.)*)", re.DOTALL)
+_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 
 
 def split_key(key: str, columns: int) -> tuple[str, ...]:
     """The inverse of `join_key`. Raises ValueError when `key` does not have that many columns."""
     if columns == 1:
         return (key,)
-    parts: list[str] = []
-    position = 0
-    while position <= len(key):
-        match = _KEY_PART.match(key, position)
-        if match is None:
-            raise ValueError(f"not a key of {columns} columns: {key!r}")
-        parts.append(re.sub(r"\\(.)", r"\1", match[1], flags=re.DOTALL))
-        if match.end() == len(key) and not match[0].endswith("|"):
-            break
-        # A separator at the very end is followed by an empty last column.
-        if match.end() == len(key):
-            parts.append("")
-            break
-        position = match.end()
+    parts = tuple(_ESCAPED.sub(r"\1", part) for part in _KEY_TOKEN.findall("|" + key))
     if len(parts) != columns:
         raise ValueError(f"not a key of {columns} columns: {key!r}")
-    return tuple(parts)
+    return parts
 
 
 @dataclass(frozen=True, slots=True)
