@@ -1,0 +1,3 @@
+from reshelve.cli import main
+
+main()
