@@ -5,6 +5,7 @@
     │   └── SpecError              exit 2   the spec has problems; all of them are listed
     ├── BlockedError               exit 3   the run cannot go on until somebody does something
     │   ├── AccessRefused          exit 3   a server refused the credentials, TLS or the privilege
+    │   ├── Unreachable            exit 3   a server does not answer
     │   ├── SourceRefused          exit 3   the snapshot clock would not hold on this source
     │   ├── TargetRefused          exit 3   the index, its alias or its cluster is not as planned
     │   ├── LeaseHeld              exit 3   another process runs the same reindex
@@ -110,6 +111,12 @@ class AccessRefused(BlockedError):
     """A server refused the credentials, the TLS handshake or the privilege."""
 
     code = "access"
+
+
+class Unreachable(BlockedError):
+    """A server does not answer."""
+
+    code = "unreachable"
 
 
 class SourceRefused(BlockedError):

@@ -1,0 +1,257 @@
+"""Kafka clients, made in one place: what every client of a run has in common, and how a refusal reads."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+from reshelve.errors import AccessRefused, BlockedError, ReshelveError, Unreachable
+
+_ACCESS: Final = frozenset(
+    {
+        KafkaError._AUTHENTICATION,
+        KafkaError._SSL,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    }
+)
+FENCED: Final = frozenset(
+    {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.FENCED_INSTANCE_ID}
+)
+ADMIN_TIMEOUT_S: Final = 30.0
+
+# librdkafka's own log goes to Python's logging: its text can hold what a terminal must not show.
+_log = logging.getLogger("reshelve.librdkafka")
+
+
+def kafka_error(error: KafkaException | KafkaError) -> KafkaError:
+    """The KafkaError inside an exception."""
+    if isinstance(error, KafkaError):
+        return error
+    inner: KafkaError = error.args[0]
+    return inner
+
+
+def refusal(error: KafkaException | KafkaError, what: str, where: str) -> ReshelveError:
+    """The ReshelveError that a Kafka error means to an operator, in the broker's words."""
+    inner = kafka_error(error)
+    if inner.code() in _ACCESS:
+        return AccessRefused(
+            what,
+            where=where,
+            why=inner.str(),
+            remedy="correct the credentials, the TLS settings or the ACLs (kafka.config in the spec)",
+        )
+    if inner.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE):
+        return Unreachable(what, where=where, why=inner.str(), remedy="see that the brokers run and kafka.bootstrap names them")
+    return BlockedError(what, where=where, why=f"{inner.name()}: {inner.str()}", remedy="see the broker's log")
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaCluster:
+    """Where the brokers are and how to speak to them.
+
+    bootstrap  host:port[,host:port…]
+    config     passed to librdkafka as it is (TLS, SASL, …)
+    """
+
+    bootstrap: str
+    config: Mapping[str, str] = field(default_factory=dict)
+
+    def _base(self, on_error: Callable[[KafkaError], None] | None = None) -> dict[str, Any]:
+        config: dict[str, Any] = {
+            "bootstrap.servers": self.bootstrap,
+            "logger": _log,
+            "reconnect.backoff.max.ms": 2000,
+            # A broker that answers "unknown topic" just after the topic was made is not an error yet.
+            "topic.metadata.propagation.max.ms": 10000,
+        }
+        if on_error is not None:
+            config["error_cb"] = on_error
+        return config | dict(self.config)
+
+    def admin(self) -> AdminClient:
+        return AdminClient(self._base())
+
+    def producer(self, overrides: Mapping[str, Any] | None = None) -> Producer:
+        """An idempotent producer; `overrides` are librdkafka settings of the caller's role."""
+        return Producer(
+            self._base()
+            | {"enable.idempotence": True, "linger.ms": 5, "compression.type": "lz4", "partitioner": "consistent"}
+            | dict(overrides or {})
+        )
+
+    def consumer(self, group: str, overrides: Mapping[str, Any] | None = None) -> Consumer:
+        """A consumer that reads committed records only, commits when told to, and takes a missing
+        offset as an error: silently starting elsewhere would skip or repeat work."""
+        return Consumer(
+            self._base()
+            | {
+                "group.id": group,
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "error",
+                "isolation.level": "read_committed",
+                "partition.assignment.strategy": "cooperative-sticky",
+                "session.timeout.ms": 10000,
+                "heartbeat.interval.ms": 2000,
+                "fetch.wait.max.ms": 100,
+            }
+            | dict(overrides or {})
+        )
+
+    def probe(self, timeout: float = 10.0) -> int:
+        """The number of brokers. Raises AccessRefused or Unreachable in the broker's words."""
+        errors: list[KafkaError] = []
+        admin = AdminClient(self._base(errors.append) | {"socket.timeout.ms": int(timeout * 1000)})
+        deadline = time.monotonic() + timeout
+        what = "cannot speak to Kafka"
+        while True:
+            try:
+                return len(admin.list_topics(timeout=1.0).brokers)
+            except KafkaException as error:
+                refused = [e for e in errors if e.code() in _ACCESS]
+                if refused:
+                    raise refusal(refused[0], what, self.bootstrap) from None
+                if time.monotonic() > deadline:
+                    raise refusal(errors[0] if errors else error, what, self.bootstrap) from None
+
+    def create_topic(self, name: str, partitions: int, config: Mapping[str, str], replication_factor: int | None) -> None:
+        """Create a topic; one that exists already is left as it is. Raises ReshelveError."""
+        topic = NewTopic(
+            name,
+            num_partitions=partitions,
+            replication_factor=-1 if replication_factor is None else replication_factor,
+            config=dict(config),
+        )
+        try:
+            self.admin().create_topics([topic], operation_timeout=ADMIN_TIMEOUT_S)[name].result()
+        except KafkaException as error:
+            if kafka_error(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise refusal(error, f"cannot create topic {name}", self.bootstrap) from None
+        self._await_topic(name, partitions)
+
+    def _await_topic(self, name: str, partitions: int) -> None:
+        """Wait until every partition has a leader; without one the first produce would fail."""
+        admin = self.admin()
+        deadline = time.monotonic() + ADMIN_TIMEOUT_S
+        while time.monotonic() < deadline:
+            known = admin.list_topics(topic=name, timeout=ADMIN_TIMEOUT_S).topics[name].partitions
+            if len(known) == partitions and all(p.leader >= 0 for p in known.values()):
+                return
+            if len(known) not in (0, partitions):
+                raise BlockedError(
+                    f"topic {name} exists with {len(known)} partitions, not {partitions}",
+                    where=self.bootstrap,
+                    remedy="set kafka.partitions to that number, or remove the topic",
+                )
+            time.sleep(0.05)
+        raise BlockedError(f"topic {name} has no leader after {ADMIN_TIMEOUT_S:.0f} s", where=self.bootstrap)
+
+    def topics(self, prefix: str) -> dict[str, int]:
+        """The topics whose name starts with `prefix`, with their number of partitions."""
+        try:
+            known = self.admin().list_topics(timeout=ADMIN_TIMEOUT_S).topics
+        except KafkaException as error:
+            raise refusal(error, "cannot list topics", self.bootstrap) from None
+        return {name: len(topic.partitions) for name, topic in known.items() if name.startswith(prefix)}
+
+    def delete_topics(self, names: Sequence[str]) -> None:
+        """Delete topics; one that is gone already is no error. Raises ReshelveError."""
+        if not names:
+            return
+        for name, future in self.admin().delete_topics(list(names), operation_timeout=ADMIN_TIMEOUT_S).items():
+            try:
+                future.result()
+            except KafkaException as error:
+                if kafka_error(error).code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise refusal(error, f"cannot delete topic {name}", self.bootstrap) from None
+
+    def start_group(self, group: str, topic: str, partitions: int) -> None:
+        """Commit offset 0 for a group that has none yet, so that "no offset" afterwards always means "lost"."""
+        known = self.committed(group, topic, partitions)
+        missing = [TopicPartition(topic, p, 0) for p, offset in known.items() if offset is None]
+        if missing:
+            request = ConsumerGroupTopicPartitions(group, missing)
+            try:
+                self.admin().alter_consumer_group_offsets([request])[group].result()
+            except KafkaException as error:
+                raise refusal(error, f"cannot set the offsets of group {group}", self.bootstrap) from None
+
+    def committed(self, group: str, topic: str, partitions: int) -> dict[int, int | None]:
+        """The group's committed offset of every partition; None where there is none."""
+        wanted = [TopicPartition(topic, p) for p in range(partitions)]
+        request = ConsumerGroupTopicPartitions(group, wanted)
+        try:
+            found = self.admin().list_consumer_group_offsets([request])[group].result().topic_partitions
+        except KafkaException as error:
+            raise refusal(error, f"cannot read the offsets of group {group}", self.bootstrap) from None
+        return {tp.partition: tp.offset if tp.offset >= 0 else None for tp in found}
+
+    def stable_ends(self, topic: str, partitions: int) -> dict[int, int]:
+        """The last stable offset of every partition: a reader of committed records ends there."""
+        request = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(partitions)}
+        futures = self.admin().list_offsets(
+            request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ADMIN_TIMEOUT_S
+        )
+        try:
+            return {tp.partition: future.result().offset for tp, future in futures.items()}
+        except KafkaException as error:
+            raise refusal(error, f"cannot read the end of topic {topic}", self.bootstrap) from None
+
+    def read(self, topic: str, partitions: Iterable[int], *, group: str = "reshelve.reader", idle: float = 60.0) -> Iterator[Message]:
+        """Every committed record of the partitions from their beginning to the last stable offset as it is now.
+
+        Raises Unreachable when nothing comes for `idle` seconds before the end."""
+        wanted = sorted(set(partitions))
+        ends = self.stable_ends(topic, max(wanted) + 1) if wanted else {}
+        open_ = {p for p in wanted if ends[p] > 0}
+        if not open_:
+            return
+        consumer = self.consumer(group, {"enable.partition.eof": True, "auto.offset.reset": "earliest"})
+        try:
+            consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in sorted(open_)])
+            last = time.monotonic()
+            while open_:
+                for message in consumer.consume(2000, 0.2):
+                    last = time.monotonic()
+                    error, partition, offset = message.error(), message.partition(), message.offset()
+                    assert partition is not None and offset is not None
+                    if error is None:
+                        if offset < ends[partition]:
+                            yield message
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        if offset >= ends[partition]:
+                            open_.discard(partition)
+                    elif not error.retriable():
+                        raise refusal(error, f"cannot read topic {topic}", self.bootstrap)
+                    if offset + 1 >= ends[partition] and error is None:
+                        open_.discard(partition)
+                if time.monotonic() - last > idle:
+                    raise Unreachable(
+                        f"cannot read topic {topic}",
+                        where=self.bootstrap,
+                        why=f"no record for {idle:.0f} s, {len(open_)} partitions not at their end",
+                        remedy="see that the brokers run and that no transaction is left open",
+                    )
+        finally:
+            consumer.close()
