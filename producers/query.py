@@ -1,0 +1,110 @@
+"""The one query that says what a document is, by key range and by key list. All SQL of reading is here.
+
+First copy, samples, and later live changes, repair and full validation build documents with the same
+text, so that they can't disagree about what a document is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from psycopg import sql
+
+from reshelve.model import Bound, KeyColumn
+
+
+class SourceSpec(Protocol):
+    """The part of the spec that says what a document is."""
+
+    @property
+    def query(self) -> str: ...
+    @property
+    def where(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SourceQuery:
+    """The spec's query with its scope, addressed by key.
+
+    Every statement yields rows of (key, document, bytes): the document key (`join_key` of the key
+    columns' text), the row as JSON text, and its length in bytes. The document is NULL where it is
+    longer than the limit given: such a document never leaves the database, so it can't fill memory.
+    """
+
+    query: str
+    where: str | None
+    key: tuple[KeyColumn, ...]
+
+    def page(self, low: Bound, high: Bound, limit: int, max_bytes: int) -> tuple[sql.Composed, dict[str, Any]]:
+        """The first `limit` rows after `low` up to and including `high`, in key order (keyset paging:
+        https://use-the-index-luke.com/no-offset)."""
+        parameters: dict[str, Any] = {"limit": limit, "max_bytes": max_bytes}
+        conditions = [sql.SQL("true")]
+        for name, bound, operator in (("low", low, ">"), ("high", high, "<=")):
+            if bound is not None:
+                conditions.append(self._compare(name, bound, operator))
+                parameters |= {f"{name}{i}": part for i, part in enumerate(bound)}
+        order = sql.SQL(", ").join(self._column(k) for k in self.key)
+        return self._rows(sql.SQL(" and ").join(conditions), sql.SQL(" order by {} limit %(limit)s").format(order)), parameters
+
+    def keys(self, keys: Sequence[tuple[str, ...]], max_bytes: int) -> tuple[sql.Composed, dict[str, Any]]:
+        """The rows of the keys given, in no order; a key that has no row yields none."""
+        arrays = sql.SQL(", ").join(
+            sql.SQL("%({})s::text[]::{}[]").format(sql.SQL(f"keys{i}"), sql.SQL(column.type))
+            for i, column in enumerate(self.key)
+        )
+        columns = sql.SQL(", ").join(self._column(k) for k in self.key)
+        condition = sql.SQL("({}) in (select * from unnest({}))").format(columns, arrays)
+        parameters: dict[str, Any] = {f"keys{i}": [key[i] for key in keys] for i in range(len(self.key))}
+        return self._rows(condition, sql.SQL("")), parameters | {"max_bytes": max_bytes}
+
+    def everything(self) -> sql.Composed:
+        """`select *` of the documents in scope, for counting and explaining."""
+        return sql.SQL("select * from {} where {}").format(self._from(), self._scope())
+
+    def _rows(self, condition: sql.Composable, tail: sql.Composable) -> sql.Composed:
+        # The inner query has a LIMIT or OFFSET so that the planner can't pull it up and build the JSON twice.
+        return sql.SQL(
+            "select key, case when octet_length(document) <= %(max_bytes)s then document end, octet_length(document)"
+            " from (select {key} as key, row_to_json(q)::text as document from {source}"
+            " where {scope} and {condition}{tail}{fence}) page"
+        ).format(
+            key=self._key_text(),
+            source=self._from(),
+            scope=self._scope(),
+            condition=condition,
+            tail=tail,
+            fence=sql.SQL("" if tail.as_string(None) else " offset 0"),
+        )
+
+    def _from(self) -> sql.Composed:
+        # Line breaks, so that a comment at the query's end swallows nothing of ours; doubled percent
+        # signs, because the statement passes through psycopg's parameters.
+        return sql.SQL("(\n{}\n) q").format(sql.SQL(self.query.replace("%", "%%")))
+
+    def _scope(self) -> sql.Composable:
+        return sql.SQL("(\n{}\n)").format(sql.SQL(self.where.replace("%", "%%"))) if self.where else sql.SQL("true")
+
+    def _column(self, column: KeyColumn) -> sql.Composed:
+        return sql.SQL("q.{}").format(sql.Identifier(column.name))
+
+    def _key_text(self) -> sql.Composable:
+        """`join_key` in SQL."""
+        texts = [sql.SQL("{}::text").format(self._column(column)) for column in self.key]
+        if len(texts) == 1:
+            return texts[0]
+        escaped = (
+            sql.SQL(r"replace(replace({}, '\', '\\'), '|', '\|')").format(text) for text in texts
+        )
+        return sql.SQL(" || '|' || ").join(escaped)
+
+    def _compare(self, name: str, bound: tuple[str, ...], operator: str) -> sql.Composed:
+        """A row comparison over the bound's columns: the form that PostgreSQL answers from an index."""
+        left = sql.SQL(", ").join(self._column(column) for column in self.key[: len(bound)])
+        right = sql.SQL(", ").join(
+            sql.SQL("%({})s::{}").format(sql.SQL(f"{name}{i}"), sql.SQL(column.type))
+            for i, column in enumerate(self.key[: len(bound)])
+        )
+        return sql.SQL("({}) {} ({})").format(left, sql.SQL(operator), right)
