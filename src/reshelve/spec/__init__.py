@@ -1,0 +1,20 @@
+"""The spec: one YAML file that says what is rebuilt, from where, into what."""
+
+from __future__ import annotations
+
+from reshelve.spec.loading import load, parse
+from reshelve.spec.model import Kafka, Limits, OpenSearch, Postgres, Scope, Source, Spec, Target, Validation
+
+__all__ = [
+    "Kafka",
+    "Limits",
+    "OpenSearch",
+    "Postgres",
+    "Scope",
+    "Source",
+    "Spec",
+    "Target",
+    "Validation",
+    "load",
+    "parse",
+]

@@ -1,0 +1,320 @@
+"""The spec: what is rebuilt, from where, into what. Every field says its unit, what null means, and why its
+default is what it is; the published JSON Schema and docs/spec.md say the same words."""
+
+from __future__ import annotations
+
+import os.path
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from reshelve.spec.secrets import MASK, is_secret_setting, without_passwords
+from reshelve.spec.statement import clean_predicate, clean_query
+from reshelve.spec.yaml_source import YamlSource
+
+
+def _not_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("should be a number")
+    return value
+
+
+def _postgres_url(value: str) -> str:
+    try:
+        conninfo_to_dict(value)
+    except psycopg.Error as error:
+        raise ValueError(f"is not a PostgreSQL URL: {without_passwords(str(error)).strip()}") from None
+    return value
+
+
+def _http_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"is not a URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("is not an http:// or https:// URL")
+    return value
+
+
+def _alias(value: str) -> str:
+    """OpenSearch's rules for names of indexes and aliases."""
+    if value != value.lower():
+        raise ValueError("must be lowercase")
+    if bad := sorted(set(value) & set('\\/*?"<>|,#: ')):
+        raise ValueError(f"must not contain {' '.join(map(repr, bad))}")
+    if value[:1] in ("-", "_", "+") or value in (".", ".."):
+        raise ValueError("must not begin with -, _ or +, nor be . or ..")
+    if len(value.encode()) > 255:
+        raise ValueError("must not be longer than 255 bytes")
+    return value
+
+
+def _columns(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _setting_texts(value: object) -> object:
+    """librdkafka takes texts; YAML numbers and booleans are written as librdkafka writes them."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: str(item).lower() if isinstance(item, int | float) else item for name, item in value.items()
+    }
+
+
+Text = Annotated[str, Field(min_length=1)]
+Whole = Annotated[int, BeforeValidator(_not_boolean)]
+Rate = Annotated[float, BeforeValidator(_not_boolean), Field(gt=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Postgres(_Section):
+    """The PostgreSQL database that is the source of truth, and the query that makes documents of it."""
+
+    url: Annotated[Text, AfterValidator(_postgres_url)] = Field(
+        description="Connection URL or keyword string of the primary, as libpq takes it. "
+        "Reference the password by `${NAME}`: the text of the spec is kept in the journal."
+    )
+    key: Annotated[tuple[Text, ...], BeforeValidator(_columns)] = Field(
+        min_length=1,
+        description="Column, or list of columns, of the query's result that names a document. "
+        "It must be unique, not null and indexed; its text is the `_id` (columns joined by `|`), "
+        "at most 512 bytes.",
+        json_schema_extra={"type": ["string", "array"]},
+    )
+    query: Annotated[Text, AfterValidator(clean_query)] = Field(
+        description="One SELECT that returns one row per document; each column is a field of the document. "
+        "Names of tables carry their schema: it is run with an empty search_path."
+    )
+
+    @field_validator("key")
+    @classmethod
+    def _key_differs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("names a column twice")
+        return value
+
+
+class Source(_Section):
+    """Where the documents come from."""
+
+    postgres: Postgres
+
+
+class Scope(_Section):
+    """Which documents are rebuilt. Everything the query returns, when left out."""
+
+    where: Annotated[Text, AfterValidator(clean_predicate)] | None = Field(
+        default=None,
+        description="SQL predicate over the columns of the query's result. Null: all rows, because a rebuilt "
+        "index that lacks documents must be asked for.",
+    )
+
+
+class OpenSearch(_Section):
+    """The OpenSearch cluster and the alias that searches use."""
+
+    url: Annotated[Text, AfterValidator(_http_url)] = Field(
+        description="http:// or https:// URL of any node."
+    )
+    alias: Annotated[Text, AfterValidator(_alias)] = Field(
+        description="Alias that searches use; it is moved to the new index at the end. Created when missing."
+    )
+    index: Text = Field(
+        description="File with the new index's `settings` and `mappings` as JSON, relative to the spec."
+    )
+    username: Text | None = Field(default=None, description="User name. Null: none, or the one in the URL.")
+    password: Text | None = Field(
+        default=None, description="Password, by `${NAME}`. Null: none, or the one in the URL.", repr=False
+    )
+    ca_certs: Text | None = Field(
+        default=None,
+        description="PEM file of the authorities to trust, relative to the spec. Null: those of the system.",
+    )
+    verify_certs: bool = Field(
+        default=True,
+        description="Whether the server's certificate is checked. True: anything else invites forgery.",
+    )
+
+    @field_validator("ca_certs")
+    @classmethod
+    def _beside_the_spec(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        path = Path((info.context or {}).get("folder", "")) / value
+        if not path.is_file():
+            raise ValueError(f"no such file: {path}")
+        return str(path)
+
+    @model_validator(mode="after")
+    def _credentials_together(self) -> OpenSearch:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username and password go together")
+        return self
+
+
+class Target(_Section):
+    """Where the documents go."""
+
+    opensearch: OpenSearch
+
+
+class Kafka(_Section):
+    """The Kafka cluster that carries the run: its work, its documents and its journal."""
+
+    bootstrap: Text = Field(description="host:port of one or more brokers, separated by commas.")
+    partitions: Annotated[Whole, Field(ge=1, le=10_000)] = Field(
+        default=4,
+        description="Partitions of the run's topics: the most workers of one role that can share the work. "
+        "4, enough for millions of documents on a few machines.",
+    )
+    replication_factor: Annotated[Whole, Field(ge=1, le=32767)] | None = Field(
+        default=None, description="Copies of each partition. Null: what the brokers have as default."
+    )
+    config: Annotated[dict[str, str], BeforeValidator(_setting_texts)] = Field(
+        default_factory=dict,
+        description="Settings passed to librdkafka as they are (TLS, SASL, …). Secrets by `${NAME}`. "
+        "Empty: a plain connection.",
+    )
+    max_document_bytes: Annotated[Whole, Field(ge=1024, le=1 << 30)] = Field(
+        default=8 << 20,
+        description="Bytes of JSON of the largest document; larger ones become rejects. 8 MiB: above what "
+        "a search index should hold, below what OpenSearch (100 MB a request) takes without tuning.",
+    )
+
+
+class Limits(_Section):
+    """How hard the run may push."""
+
+    documents_per_second: Rate | None = Field(
+        default=None, description="Documents a second over all workers. Null: as fast as it goes."
+    )
+    megabytes_per_second: Rate | None = Field(
+        default=None,
+        description="Megabytes (10^6 bytes of JSON) a second over all workers. Null: as fast as it goes.",
+    )
+    in_flight: Annotated[Whole, Field(ge=1, le=16)] = Field(
+        default=2,
+        description="Bulk requests under way at once per indexer. 2: one is indexed while the next one "
+        "travels; raise it for a cluster of many nodes.",
+    )
+    max_rejects: Annotated[Whole, Field(ge=0)] = Field(
+        default=1000,
+        description="Rejects after which the run stops. 1000: enough to see a pattern, too few to hide a "
+        "broken mapping.",
+    )
+
+
+class Validation(_Section):
+    """How the result is proven before it is swapped in."""
+
+    counts: Literal["exact", "off"] = Field(
+        default="exact", description="Whether documents are counted per partition, topic against index."
+    )
+    checksums: bool = Field(
+        default=True,
+        description="Whether checksums of keys and versions are compared per partition, topic against index.",
+    )
+    samples_per_partition: Annotated[Whole, Field(ge=0, le=100_000)] = Field(
+        default=200,
+        description="Whole documents compared per partition, source against index. 200: a fault in 1.5 % "
+        "of the documents is found with 95 % certainty in each partition. 0: none.",
+    )
+
+
+class Spec(_Section):
+    """A rebuild of one search index from its source of truth."""
+
+    model_config = ConfigDict(title="Reshelve spec")
+
+    reindex: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,59}$")] = Field(
+        description="Name of the reindex: lowercase letters, digits, - and _, at most 60. Topics, groups "
+        "and the new index are named after it."
+    )
+    owner: Text | None = Field(
+        default=None, description="Who answers for it, for the report. Null: not said."
+    )
+    why: Text | None = Field(default=None, description="Why it is done, for the report. Null: not said.")
+    source: Source
+    scope: Scope = Field(default_factory=Scope)
+    target: Target
+    kafka: Kafka
+    limits: Limits = Field(default_factory=Limits)
+    validation: Validation = Field(default_factory=Validation)
+    transform: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
+        description="`package.module:function` from document (dict) to document, or to None to leave it out. "
+        "Null: documents pass through untouched, which is many times faster.",
+    )
+
+    _text: str = PrivateAttr(default="")
+    _folder: Path = PrivateAttr(default=Path())
+    _definition: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _origin: YamlSource = PrivateAttr(default_factory=lambda: YamlSource("spec"))
+
+    @field_validator("scope", "limits", "validation", mode="before")
+    @classmethod
+    def _empty_section(cls, value: object) -> object:
+        return {} if value is None else value
+
+    @property
+    def text(self) -> str:
+        """The text of the file, variables as written."""
+        return self._text
+
+    @property
+    def name(self) -> str:
+        """The file's name as it stands in places (`file:line:column`)."""
+        return self._origin.name
+
+    @property
+    def folder(self) -> Path:
+        """The folder that file names in the spec are relative to."""
+        return self._folder
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The index definition: `settings` and `mappings`, as asked for."""
+        return self._definition
+
+    def place(self, field: str) -> str:
+        """`file:line:column` of a field, e.g. `source.postgres.key`, or of what it would stand in."""
+        return self._origin.place(tuple(field.split(".")))
+
+    def place_inside(self, field: str, offset: int) -> str:
+        """`file:line:column` of the character at `offset` of a text, exact for literal blocks (`|`)."""
+        return self._origin.place_inside(tuple(field.split(".")), offset)
+
+    def public(self) -> dict[str, Any]:
+        """The resolved spec without secrets, for the plan and the journal."""
+        data = self.model_dump(mode="json")
+        postgres, opensearch = data["source"]["postgres"], data["target"]["opensearch"]
+        postgres["url"] = without_passwords(postgres["url"])
+        opensearch["url"] = without_passwords(opensearch["url"])
+        if opensearch["ca_certs"] is not None:
+            opensearch["ca_certs"] = os.path.relpath(opensearch["ca_certs"], self._folder)
+        if opensearch["password"] is not None:
+            opensearch["password"] = MASK
+        config = data["kafka"]["config"]
+        data["kafka"]["config"] = {name: MASK if is_secret_setting(name) else config[name] for name in config}
+        return data
