@@ -1,0 +1,67 @@
+"""A run with what it needs to speak to its servers: the plan, the spec with its secrets, the clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from opensearchpy import OpenSearch
+
+from reshelve.consumers.opensearch import connect
+from reshelve.kafka import KafkaCluster
+from reshelve.model import RunId
+from reshelve.plan import Plan
+from reshelve.producers.query import SourceQuery
+from reshelve.producers.snapshot import SnapshotReader
+from reshelve.spec import Spec
+from reshelve.transform import load_transform
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """The plan says what is done; the spec, resolved from the plan's text in this process's environment,
+    brings the secrets, which no record holds."""
+
+    plan: Plan
+    spec: Spec
+
+    @cached_property
+    def run(self) -> RunId:
+        return RunId.parse(self.plan.run)
+
+    @cached_property
+    def cluster(self) -> KafkaCluster:
+        return KafkaCluster(self.spec.kafka.bootstrap, self.spec.kafka.config)
+
+    @cached_property
+    def partitions(self) -> int:
+        """Of `documents`, and so of everything that is done by partition."""
+        return self.spec.kafka.partitions
+
+    @cached_property
+    def opensearch(self) -> OpenSearch:
+        return connect(self.spec.target.opensearch)
+
+    @cached_property
+    def query(self) -> SourceQuery:
+        return SourceQuery(self.spec.source.postgres.query, self.spec.scope.where, self.plan.source.key)
+
+    @cached_property
+    def transform(self) -> Callable[[dict[str, Any]], object] | None:
+        """The spec's hook; None when it has none. Raises UsageError when it can't be imported."""
+        if self.spec.transform is None:
+            return None
+        return load_transform(self.spec.transform, self.plan.spec_folder)
+
+    def snapshot_reader(self, name: str) -> SnapshotReader:
+        """A reader of the source; `name` is its application_name."""
+        return SnapshotReader(
+            self.spec.source.postgres.url,
+            self.query,
+            self.plan.source,
+            epoch=self.plan.epoch,
+            max_document_bytes=self.spec.kafka.max_document_bytes,
+            name=name,
+        )
