@@ -9,9 +9,9 @@ import psycopg
 
 from reshelve.model import Table
 
-# The fingerprint covers what changes without any row being written: TRUNCATE, a rewriting ALTER TABLE, CLUSTER
-# and VACUUM FULL give a new file; partitions come and go; columns are added, dropped, renamed or retyped.
-# One round trip, so that a page reader can compare it inside every page's transaction.
+# The fingerprint covers what changes without any row being written: TRUNCATE, a rewriting ALTER TABLE,
+# CLUSTER and VACUUM FULL give a new file; partitions come and go; columns are added, dropped, renamed or
+# retyped. One round trip, so that a page reader can compare it inside every page's transaction.
 TABLES_FINGERPRINT: Final = """
 with recursive family as (
     select table_oid as root, table_oid as member from unnest(%s::oid[]) as table_oid
