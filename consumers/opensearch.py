@@ -81,16 +81,30 @@ def refusal(error: TransportError, what: str, where: str) -> ReshelveError:
     """The ReshelveError that a failed request means to an operator."""
     if isinstance(error, SSLError):
         return AccessRefused(
-            what, where=where, why=reason(error), remedy="correct the URL's scheme, or ca_certs and verify_certs in the spec"
+            what,
+            where=where,
+            why=reason(error),
+            remedy="correct the URL's scheme, or ca_certs and verify_certs in the spec",
         )
     if isinstance(error, (ConnectionTimeout, ConnectionError)):
-        return Unreachable(what, where=where, why=reason(error), remedy="see that the cluster runs and the spec's url names it")
+        return Unreachable(
+            what,
+            where=where,
+            why=reason(error),
+            remedy="see that the cluster runs and the spec's url names it",
+        )
     if isinstance(error, (AuthenticationException, AuthorizationException)) and not is_cluster_block(error):
         return AccessRefused(
-            what, where=where, why=f"{error.status_code}: {reason(error)}", remedy="correct the user, the password or the user's roles"
+            what,
+            where=where,
+            why=f"{error.status_code}: {reason(error)}",
+            remedy="correct the user, the password or the user's roles",
         )
     return BlockedError(
-        what, where=where, why=f"{error.status_code}: {reason(error)}", remedy="see the reason, and the cluster's log"
+        what,
+        where=where,
+        why=f"{error.status_code}: {reason(error)}",
+        remedy="see the reason, and the cluster's log",
     )
 
 

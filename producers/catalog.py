@@ -69,9 +69,7 @@ def read_tables(connection: psycopg.Connection[Any], oids: Sequence[int]) -> tup
     return tuple(Table(schema, name, oid, fingerprint) for oid, schema, name, fingerprint in rows)
 
 
-def find_relations(
-    connection: psycopg.Connection[Any], names: Sequence[tuple[str, str]]
-) -> list[tuple[int, str, str]]:
+def find_relations(connection: psycopg.Connection[Any], names: Sequence[tuple[str, str]]) -> list[tuple[int, str, str]]:
     """(oid, qualified name, relkind) of what must be locked to read the relations (schema, name)."""
     schemas, tables = [schema for schema, _ in names], [name for _, name in names]
     return connection.execute(_RELATIONS, [schemas, tables]).fetchall()

@@ -188,9 +188,7 @@ def default_segments(documents: int, partitions: int) -> int:
     return max(least, min(wanted, SEGMENTS_PER_PARTITION * partitions))
 
 
-def plan_segments(
-    connection: Connection, spec: Spec, facts: SourceFacts, segments: int
-) -> tuple[Segment, ...]:
+def plan_segments(connection: Connection, spec: Spec, facts: SourceFacts, segments: int) -> tuple[Segment, ...]:
     """At most `segments` key ranges that tile all keys, of about equal size by the leading key column's
     statistics. One when the column is computed or was never analyzed."""
     bounds: list[str] = []
@@ -223,8 +221,7 @@ def _bounds(connection: Connection, column: ResultColumn, segments: int) -> list
 def _sample(connection: Connection, query: SourceQuery, estimate: Estimate) -> tuple[int, int]:
     """Documents, and mean bytes of one: from the first rows where they come soon, else from EXPLAIN."""
     statement = sql.SQL(
-        "select count(*), coalesce(avg(octet_length(row_to_json(s)::text)), 0)::bigint"
-        " from ({} limit {}) as s"
+        "select count(*), coalesce(avg(octet_length(row_to_json(s)::text)), 0)::bigint from ({} limit {}) as s"
     ).format(query.everything(), sql.Literal(_SAMPLE_ROWS))
     try:
         with connection.transaction():

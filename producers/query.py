@@ -41,13 +41,15 @@ class SourceQuery:
         """The first `limit` rows after `low` up to and including `high`, in key order (keyset paging:
         https://use-the-index-luke.com/no-offset)."""
         parameters: dict[str, Any] = {"limit": limit, "max_bytes": max_bytes}
-        conditions = [sql.SQL("true")]
+        conditions: list[sql.Composable] = [sql.SQL("true")]
         for name, bound, operator in (("low", low, ">"), ("high", high, "<=")):
             if bound is not None:
                 conditions.append(self._compare(name, bound, operator))
                 parameters |= {f"{name}{i}": part for i, part in enumerate(bound)}
         order = sql.SQL(", ").join(self._column(k) for k in self.key)
-        return self._rows(sql.SQL(" and ").join(conditions), sql.SQL(" order by {} limit %(limit)s").format(order)), parameters
+        return self._rows(
+            sql.SQL(" and ").join(conditions), sql.SQL(" order by {} limit %(limit)s").format(order)
+        ), parameters
 
     def keys(self, keys: Sequence[tuple[str, ...]], max_bytes: int) -> tuple[sql.Composed, dict[str, Any]]:
         """The rows of the keys given, in no order; a key that has no row yields none."""
@@ -95,9 +97,7 @@ class SourceQuery:
         texts = [sql.SQL("{}::text").format(self._column(column)) for column in self.key]
         if len(texts) == 1:
             return texts[0]
-        escaped = (
-            sql.SQL(r"replace(replace({}, '\', '\\'), '|', '\|')").format(text) for text in texts
-        )
+        escaped = (sql.SQL(r"replace(replace({}, '\', '\\'), '|', '\|')").format(text) for text in texts)
         return sql.SQL(" || '|' || ").join(escaped)
 
     def _compare(self, name: str, bound: tuple[str, ...], operator: str) -> sql.Composed:

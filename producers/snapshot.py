@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, LiteralString, cast
+from typing import Any, Final, cast
 
 import psycopg
 from psycopg import sql
@@ -84,14 +84,16 @@ def open_session(url: str, name: str) -> tuple[psycopg.Connection[tuple[Any, ...
 
     Raises AccessRefused for a refused login or TLS, psycopg.OperationalError when the server does not answer."""
     try:
-        connection = psycopg.connect(url, autocommit=True, connect_timeout=10, application_name=name, client_encoding="utf8")
+        connection = psycopg.connect(
+            url, autocommit=True, connect_timeout=10, application_name=name, client_encoding="utf8"
+        )
     except psycopg.OperationalError as error:
         raise access_refusal(error, url) or error from None
     token = secrets.token_hex(8)
     settings = SESSION | {"reshelve.session": token}
     with connection.cursor() as cursor:
         cursor.execute(
-            "select " + cast(LiteralString, ", ".join(["set_config(%s, %s, false)"] * len(settings))),
+            "select " + ", ".join(["set_config(%s, %s, false)"] * len(settings)),
             [text for pair in settings.items() for text in pair],
         )
     return connection, token
@@ -103,7 +105,16 @@ def access_refusal(error: psycopg.Error, url: str) -> AccessRefused | None:
     refused = (error.sqlstate or "")[:2] == "28" or error.sqlstate in ("42501", "3D000")
     if not refused and not any(word in text for word in ("FATAL:", "SSL", "certificate")):
         return None
-    if any(word in text for word in ("starting up", "shutting down", "too many clients", "remaining connection slots", "recovery")):
+    if any(
+        word in text
+        for word in (
+            "starting up",
+            "shutting down",
+            "too many clients",
+            "remaining connection slots",
+            "recovery",
+        )
+    ):
         return None
     return AccessRefused(
         "PostgreSQL refused the connection or the privilege",
@@ -129,7 +140,14 @@ class SnapshotReader:
     SourceRefused (the clock would not hold) and AccessRefused."""
 
     def __init__(
-        self, url: str, query: SourceQuery, facts: SourceFacts, *, epoch: int, max_document_bytes: int, name: str
+        self,
+        url: str,
+        query: SourceQuery,
+        facts: SourceFacts,
+        *,
+        epoch: int,
+        max_document_bytes: int,
+        name: str,
     ) -> None:
         self._url, self._query, self._facts, self._epoch = url, query, facts, epoch
         self._max_bytes, self._name = max_document_bytes, name
@@ -181,7 +199,11 @@ class SnapshotReader:
 
     def count(self) -> int:
         """The number of documents in scope. To be used inside `snapshot()`."""
-        row = self._session().execute(sql.SQL("select count(*) from ({}) c").format(self._query.everything()), {}).fetchone()
+        row = (
+            self._session()
+            .execute(sql.SQL("select count(*) from ({}) c").format(self._query.everything()), {})
+            .fetchone()
+        )
         assert row is not None
         return int(row[0])
 
@@ -223,23 +245,28 @@ class SnapshotReader:
 
     def _stream(self, statement: sql.Composed, parameters: dict[str, Any]) -> Iterator[tuple[bytes, bytes | None, int]]:
         cursor = self._session().cursor(binary=True)
-        yield from cast(Iterator[tuple[bytes, bytes | None, int]], cursor.stream(statement, parameters, size=_CHUNK_ROWS))
+        yield from cast(
+            Iterator[tuple[bytes, bytes | None, int]], cursor.stream(statement, parameters, size=_CHUNK_ROWS)
+        )
 
     def _stamp(self, connection: psycopg.Connection[tuple[Any, ...]]) -> Snapshot:
         row = connection.execute(_STAMP).fetchone()
         assert row is not None
         in_recovery, clock, insert_lsn, timeline, system_identifier, token, row_security, search_path = row
         if in_recovery:
-            raise self._refuse("the source is a standby", "read from the primary: a standby can't tell which transactions run")
+            raise self._refuse(
+                "the source is a standby",
+                "read from the primary: a standby can't tell which transactions run",
+            )
         if token != self._token or row_security != "off" or search_path not in ("", '""'):
             raise self._refuse(
                 "the session is not the one that was set up",
-                "connect to the server itself: a transaction pooler stands in between, or a function changed the settings",
+                "connect to the server itself, without a transaction pooler; the query must not change settings",
             )
         if system_identifier != self._facts.system_identifier or int(timeline, 16) != self._facts.timeline:
             raise self._refuse(
-                f"the source is another history (system {system_identifier}, timeline {int(timeline, 16)}) than the one planned"
-                f" (system {self._facts.system_identifier}, timeline {self._facts.timeline})",
+                f"the source is another history (system {system_identifier}, timeline {int(timeline, 16)})"
+                f" than the one planned (system {self._facts.system_identifier}, timeline {self._facts.timeline})",
                 "it was failed over or restored: transactions may be lost, so start a new run",
             )
         now = {table.oid: table for table in read_tables(connection, [t.oid for t in self._facts.tables])}
@@ -269,7 +296,10 @@ class SnapshotReader:
             return access
         if isinstance(error, psycopg.errors.InvalidParameterValue | psycopg.errors.SyntaxErrorOrAccessRuleViolation):
             return SourceRefused(
-                "PostgreSQL refused the query", where=self.where, why=_words(error), remedy="correct the query (`reshelve check` shows where)"
+                "PostgreSQL refused the query",
+                where=self.where,
+                why=_words(error),
+                remedy="correct the query (`reshelve check` shows where)",
             )
         return BlockedError(
             "PostgreSQL failed on the query",
@@ -284,4 +314,6 @@ _CHUNK_ROWS: Final = 500
 
 def _words(error: psycopg.Error) -> str:
     diag = error.diag
-    return " ".join(filter(None, [error.sqlstate, diag.message_primary or str(error), diag.message_detail, diag.message_hint]))
+    return " ".join(
+        filter(None, [error.sqlstate, diag.message_primary or str(error), diag.message_detail, diag.message_hint])
+    )

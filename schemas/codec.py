@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import fastavro
 from fastavro.schema import fingerprint, to_parsing_canonical_form
@@ -48,10 +48,10 @@ class Schema:
         if data[:PREFIX_BYTES] != self.prefix:
             raise CodecError(f"not a {self.name}: starts with {data[:PREFIX_BYTES].hex()}")
         try:
-            record: dict[str, Any] = fastavro.schemaless_reader(io.BytesIO(data[PREFIX_BYTES:]), self.parsed, None)
+            record = fastavro.schemaless_reader(io.BytesIO(data[PREFIX_BYTES:]), self.parsed, None)
         except (EOFError, ValueError, IndexError, TypeError, StopIteration) as error:
             raise CodecError(f"not a {self.name}: {error!r}") from error
-        return record
+        return cast(dict[str, Any], record)
 
 
 DOCUMENT: Final = Schema("document.avsc")

@@ -19,7 +19,8 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.cimpl import NewTopic
 
 from reshelve.errors import AccessRefused, BlockedError, ReshelveError, Unreachable
 
@@ -35,7 +36,12 @@ _ACCESS: Final = frozenset(
     }
 )
 FENCED: Final = frozenset(
-    {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.FENCED_INSTANCE_ID}
+    {
+        KafkaError._FENCED,
+        KafkaError.PRODUCER_FENCED,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.FENCED_INSTANCE_ID,
+    }
 )
 ADMIN_TIMEOUT_S: Final = 30.0
 
@@ -61,8 +67,18 @@ def refusal(error: KafkaException | KafkaError, what: str, where: str) -> Reshel
             why=inner.str(),
             remedy="correct the credentials, the TLS settings or the ACLs (kafka.config in the spec)",
         )
-    if inner.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE):
-        return Unreachable(what, where=where, why=inner.str(), remedy="see that the brokers run and kafka.bootstrap names them")
+    if inner.code() in (
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._RESOLVE,
+    ):
+        return Unreachable(
+            what,
+            where=where,
+            why=inner.str(),
+            remedy="see that the brokers run and kafka.bootstrap names them",
+        )
     return BlockedError(what, where=where, why=f"{inner.name()}: {inner.str()}", remedy="see the broker's log")
 
 
@@ -96,7 +112,12 @@ class KafkaCluster:
         """An idempotent producer; `overrides` are librdkafka settings of the caller's role."""
         return Producer(
             self._base()
-            | {"enable.idempotence": True, "linger.ms": 5, "compression.type": "lz4", "partitioner": "consistent"}
+            | {
+                "enable.idempotence": True,
+                "linger.ms": 5,
+                "compression.type": "lz4",
+                "partitioner": "consistent",
+            }
             | dict(overrides or {})
         )
 
@@ -135,7 +156,9 @@ class KafkaCluster:
                 if time.monotonic() > deadline:
                     raise refusal(errors[0] if errors else error, what, self.bootstrap) from None
 
-    def create_topic(self, name: str, partitions: int, config: Mapping[str, str], replication_factor: int | None) -> None:
+    def create_topic(
+        self, name: str, partitions: int, config: Mapping[str, str], replication_factor: int | None
+    ) -> None:
         """Create a topic; one that exists already is left as it is. Raises ReshelveError."""
         topic = NewTopic(
             name,
@@ -218,7 +241,9 @@ class KafkaCluster:
         except KafkaException as error:
             raise refusal(error, f"cannot read the end of topic {topic}", self.bootstrap) from None
 
-    def read(self, topic: str, partitions: Iterable[int], *, group: str = "reshelve.reader", idle: float = 60.0) -> Iterator[Message]:
+    def read(
+        self, topic: str, partitions: Iterable[int], *, group: str = "reshelve.reader", idle: float = 60.0
+    ) -> Iterator[Message]:
         """Every committed record of the partitions from their beginning to the last stable offset as it is now.
 
         Raises Unreachable when nothing comes for `idle` seconds before the end."""

@@ -25,7 +25,7 @@ def load_transform(reference: str, folder: str) -> Callable[[dict[str, Any]], ob
             sys.path.insert(0, place)
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # noqa: BLE001 - importing runs the user's code, which can raise anything
+    except Exception as error:
         raise UsageError(
             f"cannot load the transform {reference}",
             where=folder,
@@ -51,5 +51,5 @@ def apply_transform(transform: Callable[[dict[str, Any]], object], document: byt
         return orjson.dumps(result)
     except TransformFailed:
         raise
-    except Exception as error:  # noqa: BLE001 - the user's code can raise anything; it becomes a reject
+    except Exception as error:
         raise TransformFailed(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,112 @@
+"""What a worker says of itself while it works: counters, and why it waits or stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from threading import Event, Lock
+from typing import Final
+
+from confluent_kafka import KafkaException
+
+from reshelve.errors import ReshelveError
+from reshelve.kafka import KafkaCluster
+from reshelve.model import RunId
+from reshelve.redaction import redact
+from reshelve.schemas.codec import COUNTERS
+
+_INTERVAL_S: Final = 1.0
+_log = logging.getLogger(__name__)
+
+
+class Backoff:
+    """Waits that double from `first` to `longest` seconds until `reset`."""
+
+    def __init__(self, first: float = 0.1, longest: float = 5.0) -> None:
+        self._first, self._longest = first, longest
+        self._next = first
+
+    def next_s(self) -> float:
+        wait = self._next
+        self._next = min(self._next * 2, self._longest)
+        return wait
+
+    def reset(self) -> None:
+        self._next = self._first
+
+
+class Reporter:
+    """Sends a worker's counters to `progress`, at most once a second. Thread-safe.
+
+    Losing a report loses nothing: nobody decides anything by it."""
+
+    def __init__(
+        self,
+        cluster: KafkaCluster,
+        run: RunId,
+        role: str,
+        worker: str,
+        *,
+        stop: Event,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.role, self.worker, self.stop = role, worker, stop
+        self._topic = run.topic("progress")
+        self._producer = cluster.producer({"queue.buffering.max.messages": 1000, "message.timeout.ms": 10000})
+        self._counts: Counter[str] = Counter()
+        self._waiting = ""
+        self._clock, self._sent = clock, 0.0
+        self._lock = Lock()
+
+    def count(self, name: str, amount: int = 1) -> None:
+        with self._lock:
+            self._counts[name] += amount
+        self.send()
+
+    def waiting(self, reason: str) -> None:
+        """Say why nothing goes on; an empty reason says that it goes on again."""
+        reason = redact(reason)
+        with self._lock:
+            changed, self._waiting = reason != self._waiting, reason
+        if changed:
+            _log.warning("%s", reason or "going on")
+            print(f"{self.role} {self.worker}: {reason or 'going on'}", file=sys.stderr, flush=True)  # noqa: T201
+        self.send(force=changed)
+
+    def pause(self, reason: str, seconds: float) -> bool:
+        """Wait with a reason; True when the worker was told to stop meanwhile."""
+        self.waiting(reason)
+        return self.stop.wait(seconds)
+
+    def blocked(self, error: ReshelveError) -> None:
+        """Say what stopped the worker, and see that it arrives."""
+        self.send(force=True, blocked=error)
+        self._producer.flush(5)
+
+    def send(self, *, force: bool = False, blocked: ReshelveError | None = None) -> None:
+        with self._lock:
+            now = self._clock()
+            if not force and now - self._sent < _INTERVAL_S:
+                return
+            self._sent = now
+            record = {
+                "role": self.role,
+                "worker": self.worker,
+                "at": int(time.time() * 1000),
+                "counts": dict(self._counts),
+                "waiting": self._waiting,
+                "blocked": "" if blocked is None else json.dumps(blocked.as_dict()),
+            }
+        try:
+            self._producer.produce(self._topic, COUNTERS.encode(record), key=f"{self.role}/{self.worker}")
+            self._producer.poll(0)
+        except (BufferError, KafkaException) as error:
+            _log.debug("report not sent: %s", error)
+
+    def close(self) -> None:
+        self.send(force=True)
+        self._producer.flush(5)
