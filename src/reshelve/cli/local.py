@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,11 +16,10 @@ from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.errors import ReshelveError
 
 if TYPE_CHECKING:
+    from reshelve.local.server import ServerStatus
     from reshelve.local.stack import LocalStack
 
-app = typer.Typer(
-    help="Run PostgreSQL, Kafka and OpenSearch on this machine, without Docker.", no_args_is_help=True
-)
+app = typer.Typer(help="Run PostgreSQL, Kafka and OpenSearch on this machine, without Docker.", no_args_is_help=True)
 
 HomeOption = Annotated[
     Path | None,
@@ -52,7 +52,7 @@ def up(
     stack = _stack(home, heap)
     stack.up()
     if as_json:
-        show_json(_facts(stack))
+        show_json(_facts(stack.home, stack.status()))
     option = f" --home {shlex.quote(str(home))}" if home else ""
     say(f'up in {time.monotonic() - started:.1f} s; next: eval "$(reshelve local env{option})"')
 
@@ -61,18 +61,16 @@ def up(
 def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show how each server is, with the end of the log of one that has died. Exit code 1 unless all run."""
     stack = _stack(home)
-    facts = _facts(stack)
+    servers = stack.status()
     if as_json:
-        show_json(facts)
+        show_json(_facts(stack.home, servers))
     else:
-        for server in facts["servers"]:
-            pid = f"pid {server['pid']}" if server["pid"] else ""
-            show(
-                f"{server['name']:<10} {server['state']:<9} {server['address']:<21} {pid:<12} {server['log']}".rstrip()
-            )
-            if server["log_tail"]:
-                show("    " + server["log_tail"].replace("\n", "\n    "))
-    if any(server["state"] != "running" for server in facts["servers"]):
+        for server in servers:
+            pid = f"pid {server.pid}" if server.pid else ""
+            show(f"{server.name:<10} {server.state:<9} {server.address:<21} {pid:<12} {server.log}")
+            if server.log_tail:
+                show("    " + server.log_tail.replace("\n", "\n    "))
+    if any(server.state != "running" for server in servers):
         say("not all servers run; next: reshelve local up")
         raise typer.Exit(1)
 
@@ -100,18 +98,16 @@ def env(home: HomeOption = None, as_json: JsonOption = False) -> None:
 @app.command()
 def down(
     home: HomeOption = None,
-    keep_data: Annotated[
-        bool, typer.Option("--keep-data", help="Keep data, logs and configuration.")
-    ] = False,
+    keep_data: Annotated[bool, typer.Option("--keep-data", help="Keep data, logs and configuration.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Stop the servers and remove their data. Downloads stay in the cache."""
     stack = _stack(home)
     stack.down(keep_data)
     if as_json:
-        show_json(_facts(stack))
+        show_json(_facts(stack.home, stack.status()))
     say("down; " + ("data kept in " if keep_data else "removed ") + str(stack.home))
 
 
-def _facts(stack: LocalStack) -> dict[str, object]:
-    return {"home": str(stack.home), "servers": [asdict(server) for server in stack.status()]}
+def _facts(home: Path, servers: Sequence[ServerStatus]) -> dict[str, object]:
+    return {"home": str(home), "servers": [asdict(server) for server in servers]}

@@ -38,9 +38,7 @@ def classpath(coordinates: Sequence[str], report: Callable[[str], None]) -> tupl
     cache = cache_directory() / "maven"
     _, name, version = coordinates[0].split(":")
     listing = cache / f"{name}-{version}-{_short_hash(coordinates)}.json"
-    with exclusive(
-        listing.with_suffix(".lock"), lambda: report(f"{name}: another process is downloading it")
-    ):
+    with exclusive(listing.with_suffix(".lock"), lambda: report(f"{name}: another process is downloading it")):
         if (jars := _listed(listing)) is not None:
             return jars
         try:
@@ -108,7 +106,7 @@ class _Download:
             self._report(f"{self._label}: {files} files{of}, {size / 1e6:.0f} MB downloaded")
 
 
-class _WholeFileResolver(PythonResolver):  # type: ignore[misc]  # jgo is untyped
+class _WholeFileResolver(PythonResolver):
     """jgo's resolver writes straight into the repository and only warns of a wrong checksum, so that
     an interrupted download would be taken for complete. This one verifies, then renames."""
 

