@@ -1,0 +1,322 @@
+"""The plan: everything a run will do, in one immutable record that an owner can read and approve.
+
+Its hash covers what is approved: the spec's text and meaning, the index definition, the source's identity and
+tables, the index that the alias leaves, the topics. It leaves out what two plans of an unchanged source may
+differ in: the run's name and time, estimates, and the segments drawn from statistics."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+from opensearchpy.exceptions import TransportError
+
+from reshelve.consumers.alias import index_mapping, index_uuid, obstacle, read_alias
+from reshelve.consumers.mapping import Difference, compare
+from reshelve.consumers.opensearch import connect
+from reshelve.consumers.opensearch import refusal as target_refusal
+from reshelve.errors import SourceRefused, TargetRefused, Unreachable, UsageError
+from reshelve.model import KeyColumn, RunId, Segment, SourceFacts, Table
+from reshelve.producers.planner import default_segments, describe_source, plan_segments
+from reshelve.producers.snapshot import access_refusal, open_session, server_of
+from reshelve.spec import Spec, parse
+
+_ENVELOPE_BYTES: Final = 64 * 1024  # key, headers and the rest of a record around the largest document
+_SLOW, _FAST = 20_000, 60_000  # documents a second that a small machine has been seen to copy
+_UNFOLLOWED: Final = (
+    "Writes made to the source during the copy are not followed: each document is as it was when its page was "
+    "read, between the start and the end of the copy. Stop the writers, or run again, where that is not enough."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic of the run: its full name, its partitions, and the settings it is created with."""
+
+    name: str
+    partitions: int
+    config: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """How long the copy takes, in seconds, and what that is based on."""
+
+    seconds_low: float
+    seconds_high: float
+    basis: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run does.
+
+    run                 `<reindex>.<name>`
+    index, write_alias  the generation to build, and its private alias
+    previous_index      the index that the alias points to now, and its UUID; None when there is none
+    spec_text           the spec as written, without secrets; `spec` is the same, resolved
+    spec_folder         where the spec lay when planned, for the transform; not part of the hash
+    definition          `settings` and `mappings` as asked for
+    epoch               of the source's history; 0 until it is failed over
+    created_at          ISO 8601, UTC
+    hash                SHA-256 of what is approved, in hexadecimal"""
+
+    run: str
+    reindex: str
+    alias: str
+    index: str
+    write_alias: str
+    previous_index: str | None
+    previous_uuid: str | None
+    spec_name: str
+    spec_text: str
+    spec_folder: str
+    spec: dict[str, Any]
+    definition: dict[str, Any]
+    source: SourceFacts
+    epoch: int
+    segments: tuple[Segment, ...]
+    topics: tuple[Topic, ...]
+    mapping_difference: tuple[Difference, ...]
+    forecast: Forecast
+    notes: tuple[str, ...]
+    created_at: str
+    hash: str = ""
+
+    @property
+    def estimated_documents(self) -> int:
+        return self.source.estimated_documents
+
+    @property
+    def estimated_bytes(self) -> int:
+        """Of JSON, before compression and indexing."""
+        return self.source.estimated_bytes
+
+    @property
+    def id(self) -> RunId:
+        return RunId.parse(self.run)
+
+    def resolve(self, environ: Mapping[str, str] | None = None) -> Spec:
+        """The planned spec with its variables from `environ` (the process's when left out), index definition as
+        planned: what a worker on any machine needs. Raises SpecError, e.g. when a variable is missing."""
+        folder = Path(self.spec_folder)
+        return parse(self.spec_text, name=self.spec_name, folder=folder, environ=environ, definition=self.definition)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as plain JSON-able data."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """The plan as text, for its file and the journal."""
+        return json.dumps(self.as_dict(), ensure_ascii=False, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Plan:
+        """The inverse of `to_json`. Raises UsageError when it isn't a plan, or was changed after planning."""
+        try:
+            plan = _from_data(json.loads(text))
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise UsageError(
+                "this is not a plan",
+                why=f"{type(error).__name__}: {error}",
+                remedy="make one with `reshelve plan`",
+            ) from error
+        if plan.hash != _hash(plan):
+            raise UsageError(
+                f"the plan of {plan.run} was changed after it was made",
+                why=f"its hash is {_hash(plan)[:12]}…, not {plan.hash[:12]}…",
+                remedy="change the spec instead, and make a new plan with `reshelve plan`",
+            )
+        return plan
+
+
+def make_plan(spec: Spec) -> Plan:
+    """Look at source and target, and say what a run would do. Changes nothing.
+
+    Raises AccessRefused, Unreachable, SourceRefused or TargetRefused."""
+    facts, segments = _survey_source(spec)
+    previous, uuid, mapping = _survey_target(spec)
+    now = datetime.now(UTC)
+    run = RunId(spec.reindex, run_name(now))
+    plan = Plan(
+        run=str(run),
+        reindex=spec.reindex,
+        alias=spec.target.opensearch.alias,
+        index=run.index,
+        write_alias=run.write_alias,
+        previous_index=previous,
+        previous_uuid=uuid,
+        spec_name=spec.name,
+        spec_text=spec.text,
+        spec_folder=str(spec.folder.resolve()),
+        spec=spec.public(),
+        definition=spec.definition,
+        source=facts,
+        epoch=0,
+        segments=segments,
+        topics=plan_topics(run, spec),
+        mapping_difference=compare(mapping, spec.definition.get("mappings") or {}),
+        forecast=forecast(facts, spec),
+        notes=_notes(spec, facts, segments, previous),
+        created_at=now.isoformat(timespec="seconds"),
+    )
+    return replace(plan, hash=_hash(plan))
+
+
+def run_name(now: datetime) -> str:
+    """A name that sorts by time and that two plans of one second do not share: `20260102-030405-k3xq`."""
+    letters = "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz234567") for _ in range(4))
+    return f"{now:%Y%m%d-%H%M%S}-{letters}"
+
+
+def plan_topics(run: RunId, spec: Spec) -> tuple[Topic, ...]:
+    """The run's topics. Nothing expires by itself: a paused run must find its work; `clean` removes it."""
+    kept = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+    large = kept | {"max.message.bytes": str(spec.kafka.max_document_bytes + _ENVELOPE_BYTES)}
+    partitions = spec.kafka.partitions
+    return (
+        Topic(run.topic("pages"), partitions, kept),
+        Topic(run.topic("documents"), partitions, large | {"compression.type": "producer"}),
+        Topic(run.topic("rejects"), 1, large),
+        Topic(run.topic("progress"), 1, kept),
+        Topic(run.topic("checks"), partitions, kept),
+    )
+
+
+def forecast(facts: SourceFacts, spec: Spec) -> Forecast:
+    """How long the copy may take: from assumed rates and the spec's limits, nothing having been rehearsed."""
+    slow, fast = float(_SLOW), float(_FAST)
+    basis = f"{_SLOW:,} to {_FAST:,} documents/s assumed, not rehearsed"
+    limits, size = spec.limits, facts.estimated_bytes / max(facts.estimated_documents, 1)
+    ceilings = [limits.documents_per_second] if limits.documents_per_second else []
+    if limits.megabytes_per_second and size:
+        ceilings.append(limits.megabytes_per_second * 1e6 / size)
+    if ceilings and min(ceilings) < fast:
+        slow, fast = min(slow, *ceilings), min(ceilings)
+        basis += f"; at most {fast:,.0f} documents/s by the spec's limits"
+    return Forecast(round(facts.estimated_documents / fast, 1), round(facts.estimated_documents / slow, 1), basis)
+
+
+def _survey_source(spec: Spec) -> tuple[SourceFacts, tuple[Segment, ...]]:
+    url = spec.source.postgres.url
+    try:
+        connection, _ = open_session(url, "reshelve plan")
+        with connection:
+            facts = describe_source(connection, spec)
+            wanted = default_segments(facts.estimated_documents, spec.kafka.partitions)
+            return facts, plan_segments(connection, spec, facts, wanted)
+    except psycopg.Error as error:
+        refused = access_refusal(error, url)
+        if refused is not None:
+            raise refused from None
+        words = " ".join(str(error).split())
+        if isinstance(error, psycopg.OperationalError):
+            raise Unreachable(
+                "PostgreSQL does not answer", where=server_of(url), why=words, remedy="see that it runs"
+            ) from None
+        raise SourceRefused(
+            "PostgreSQL refused the query",
+            where=server_of(url),
+            why=words,
+            remedy="`reshelve check` shows where",
+        ) from None
+
+
+def _survey_target(spec: Spec) -> tuple[str | None, str | None, dict[str, Any]]:
+    """The index that the alias points to, its UUID and its mapping."""
+    target = spec.target.opensearch
+    client = connect(target, timeout=30)
+    try:
+        alias = read_alias(client, target.alias)
+        if found := obstacle(alias):
+            raise TargetRefused(found[0], where=spec.place("target.opensearch.alias"), remedy=found[1])
+        if not alias.indexes:
+            return None, None, {}
+        (index,) = alias.indexes
+        return index, index_uuid(client, index), index_mapping(client, index)
+    except TransportError as error:
+        raise target_refusal(error, f"cannot read alias {target.alias}", target.alias) from None
+    finally:
+        client.close()
+
+
+def _notes(spec: Spec, facts: SourceFacts, segments: tuple[Segment, ...], previous: str | None) -> tuple[str, ...]:
+    notes = [_UNFOLLOWED]
+    if spec.scope.where is not None:
+        notes.append("The new index holds only the documents in the scope; the others will not be found.")
+    if previous is None:
+        notes.append(f"Alias {spec.target.opensearch.alias} does not exist; the cut-over creates it.")
+    if spec.transform is not None:
+        notes.append("The transform's code is not part of the plan's hash: keep it as it was approved.")
+    if len(segments) == 1 and default_segments(facts.estimated_documents, spec.kafka.partitions) > 1:
+        notes.append(
+            f"One segment only, so one page reader: there are no statistics of {facts.key[0].name}. "
+            "ANALYZE the table to share the reading."
+        )
+    return tuple(notes)
+
+
+def _hash(plan: Plan) -> str:
+    prefix = plan.id.prefix
+    approved = asdict(
+        replace(
+            plan,
+            run=plan.reindex,
+            index="",
+            write_alias="",
+            spec_folder="",
+            source=replace(plan.source, estimated_documents=0, estimated_bytes=0),
+            segments=(),
+            topics=tuple(replace(topic, name=topic.name.removeprefix(prefix)) for topic in plan.topics),
+            forecast=Forecast(0, 0, ""),
+            notes=(),
+            created_at="",
+            hash="",
+        )
+    )
+    text = json.dumps(approved, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _from_data(data: dict[str, Any]) -> Plan:
+    source = data["source"]
+    segments = tuple(Segment(s["number"], _bound(s["low"]), _bound(s["high"])) for s in data["segments"])
+    _require_tiles(segments)
+    values = {field.name: data[field.name] for field in fields(Plan)} | {
+        "source": SourceFacts(
+            **source
+            | {
+                "key": tuple(KeyColumn(**column) for column in source["key"]),
+                "tables": tuple(Table(**table) for table in source["tables"]),
+            }
+        ),
+        "segments": segments,
+        "topics": tuple(Topic(**topic) for topic in data["topics"]),
+        "mapping_difference": tuple(Difference(**difference) for difference in data["mapping_difference"]),
+        "forecast": Forecast(**data["forecast"]),
+        "notes": tuple(data["notes"]),
+    }
+    return Plan(**values)
+
+
+def _bound(value: list[str] | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(value)
+
+
+def _require_tiles(segments: tuple[Segment, ...]) -> None:
+    """The segments aren't hashed, so a plan that would leave keys out is refused here."""
+    if not segments or segments[0].low is not None or segments[-1].high is not None:
+        raise ValueError("the segments do not begin and end open")
+    for number, (one, next_) in enumerate(pairwise(segments)):
+        if one.high is None or one.high != next_.low or next_.number != number + 1:
+            raise ValueError(f"segments {number} and {number + 1} do not meet")
+    if segments[0].number != 0:
+        raise ValueError("the segments are not numbered from 0")
