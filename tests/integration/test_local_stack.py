@@ -118,15 +118,15 @@ def test_servers_keep_data_and_address_over_a_crash(tmp_path: Path) -> None:
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
-    broken = KafkaServer(tmp_path / "kafka", settings={"num.io.threads": "none"})
+    kafka = KafkaServer(tmp_path / "kafka", settings={"num.io.threads": "none"})
     with pytest.raises(ReshelveError, match=r"(?s)cannot start kafka.*num\.io\.threads"):
-        broken.start()
-    broken = PostgresServer(tmp_path / "postgres", settings={"max_connections": "none"})
+        kafka.start()
+    postgres = PostgresServer(tmp_path / "postgres", settings={"max_connections": "none"})
     with pytest.raises(ReshelveError, match='invalid value for parameter "max_connections"') as caught:
-        broken.start()
-        broken.wait_healthy()
-    assert broken.password not in str(caught.value)
-    broken.remove()
+        postgres.start()
+        postgres.wait_healthy()
+    assert postgres.password not in str(caught.value)
+    postgres.remove()
 
 
 def test_up_stops_what_it_started_when_a_server_fails(tmp_path: Path) -> None:

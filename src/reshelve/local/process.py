@@ -115,8 +115,9 @@ class ServerProcess:
         for victim in victims:
             with suppress(psutil.NoSuchProcess):
                 victim.kill()
+        if self._child is not None and self._child.pid == process.pid:
+            self._child.wait()  # reap it; this also waits for its threads, which may hold files and ports
         while any(_runs(victim) for victim in victims):
-            self.exit_status  # noqa: B018  reaps our child, which would stay a zombie
             time.sleep(_POLL)
 
     def forget(self) -> None:

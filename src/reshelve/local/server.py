@@ -23,6 +23,7 @@ from reshelve.local.process import Account, ServerProcess, server_environment
 _PORTS: Final = range(15000, 32000)
 _TAIL_LINES: Final = 20
 _POLL: Final = 0.1
+_PORT_TIMEOUT: Final = 5.0
 
 Report = Callable[[str], None]
 
@@ -99,20 +100,26 @@ class Server(ABC):
         self._cancelled.clear()
         self.directory.mkdir(parents=True, exist_ok=True)
         self._prepare()
-        for port in self.ports:
-            if not port_is_free(port):
-                raise ReshelveError(
-                    f"cannot start {self.name}",
-                    where=f"127.0.0.1:{port}",
-                    why="another program listens on the port that was chosen at the first start",
-                    remedy="end that program, or take the stack down and up again for other ports",
-                )
+        self._wait_for_ports()
         if self._cancelled.is_set():
             raise self._failure("the start was cancelled")
         try:
             self._process.spawn(self._command(), self.log, server_environment(), self._account())
         except OSError as error:
             raise self._failure(str(error)) from error
+
+    def _wait_for_ports(self) -> None:
+        """The last threads of a killed server may hold its ports for a moment."""
+        deadline = time.monotonic() + _PORT_TIMEOUT
+        while taken := [port for port in self.ports if not port_is_free(port)]:
+            if time.monotonic() > deadline:
+                raise ReshelveError(
+                    f"cannot start {self.name}",
+                    where=f"127.0.0.1:{taken[0]}",
+                    why="another program listens on the port that was chosen at the first start",
+                    remedy="end that program, or take the stack down and up again for other ports",
+                )
+            time.sleep(_POLL)
 
     def wait_healthy(self, timeout: float | None = None) -> None:
         """Wait until the server answers, at most `timeout` seconds (default: `start_timeout`).
