@@ -39,10 +39,10 @@ class Reject:
         ]
 
     @classmethod
-    def of(cls, key: bytes, value: bytes | None, headers: Iterable[tuple[str, bytes | str | None]]) -> Reject:
+    def of(cls, key: bytes, value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> Reject:
         """The reject that a record holds."""
         texts = {
-            name.removeprefix(_PREFIX): text.decode(errors="replace") if isinstance(text, bytes) else text or ""
+            name.removeprefix(_PREFIX): text.decode(errors="replace")
             for name, text in headers
             if name.startswith(_PREFIX)
         }

@@ -57,6 +57,13 @@ def kafka_error(error: KafkaException | KafkaError) -> KafkaError:
     return inner
 
 
+def header_items(message: Message) -> list[tuple[str, bytes]]:
+    """The record's headers that have a value, as bytes."""
+    headers = message.headers() or []
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return [(name, v.encode() if isinstance(v, str) else v) for name, v in pairs if v is not None]
+
+
 def refusal(error: KafkaException | KafkaError, what: str, where: str) -> ReshelveError:
     """The ReshelveError that a Kafka error means to an operator, in the broker's words."""
     inner = kafka_error(error)

@@ -1,0 +1,295 @@
+"""The indexer: reads `documents`, writes them to the generation, and commits only what is durable there.
+
+The order, enforced by `work`:
+
+1. consume records; make a batch, in the order of the topic
+2. send it as a bulk request; several are under way at once, never two with the same key
+3. when the oldest batch has an outcome for every item: write its rejects, and wait until they are durable
+4. only then take the batch's offsets into the prefix that may be committed
+5. commit that prefix, about once a second, when a partition is taken away, and at the end
+
+Batches finish in the order in which they were made, so the prefix is contiguous. Killed anywhere, the
+records after the committed offset are indexed again; versions make that harmless.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from reshelve.consumers.bulk import MAX_BODY_BYTES, BulkResult, BulkWriter, Item, Stopped, action_line
+from reshelve.consumers.rejects import RejectWriter
+from reshelve.errors import BlockedError
+from reshelve.kafka import KafkaCluster, header_items, kafka_error, refusal
+from reshelve.model import RunId
+from reshelve.reporter import Backoff, Reporter
+from reshelve.schemas.codec import CodecError
+from reshelve.schemas.envelope import VERSION_HEADER, EnvelopeReader
+from reshelve.schemas.reject import Reject
+from reshelve.throttle import Throttle
+
+BATCH_DOCUMENTS: Final = 2_000
+_POLL_S: Final = 0.1
+_COMMIT_S: Final = 1.0
+_UUID_S: Final = 10.0
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Records on their way: the request, and how far each partition is read once it is done."""
+
+    items: list[Item] = field(default_factory=list)
+    lines: list[bytes] = field(default_factory=list)
+    size: int = 0
+    keys: set[bytes] = field(default_factory=set)
+    offsets: dict[int, int] = field(default_factory=dict)
+    unreadable: list[Reject] = field(default_factory=list)
+
+
+class Indexer:
+    """Indexes until it is told to stop.
+
+    check_generation  raises TargetRefused when the index is not the one that the run made (by its UUID)
+    """
+
+    def __init__(
+        self,
+        cluster: KafkaCluster,
+        run: RunId,
+        writer: BulkWriter,
+        *,
+        name: str,
+        partitions: int,
+        in_flight: int,
+        max_rejects: int,
+        max_document_bytes: int,
+        throttle: Throttle,
+        check_generation: Callable[[], None],
+        reporter: Reporter,
+    ) -> None:
+        self._cluster, self._run, self._writer, self._name = cluster, run, writer, name
+        self._partitions, self._in_flight, self._max_rejects = partitions, in_flight, max_rejects
+        self._throttle, self._check_generation, self._reporter = throttle, check_generation, reporter
+        self._max_document_bytes = max_document_bytes
+        self._topic = run.topic("documents")
+        self._rejects = RejectWriter(cluster, run, max_document_bytes)
+        self._rejected = 0
+        self._reader = EnvelopeReader()
+        self._under_way: deque[tuple[_Batch, Future[BulkResult]]] = deque()
+        self._done: dict[int, int] = {}
+        self._committed_at = self._checked_at = 0.0
+        self._backoff = Backoff()
+
+    def work(self) -> None:
+        """Index until stopped. Raises ReshelveError when it can't go on."""
+        stop = self._reporter.stop
+        consumer = self._cluster.consumer(self._run.group("indexer"), self._settings())
+        consumer.subscribe([self._topic], on_revoke=self._on_revoke, on_lost=self._on_lost)
+        pool = ThreadPoolExecutor(self._in_flight, thread_name_prefix="bulk")
+        try:
+            while not stop.is_set():
+                self._throttled(consumer)
+                messages = consumer.consume(BATCH_DOCUMENTS, _POLL_S)
+                for batch in self._batches(messages):
+                    self._submit(pool, batch)
+                if not messages:
+                    self._settle(wait=False)
+                self._check()
+                self._commit(consumer)
+                self._reporter.send()
+            self._settle(wait=True)
+            self._commit(consumer, force=True)
+        except Stopped:
+            self._commit(consumer, force=True)
+        finally:
+            stop.set()  # requests that wait for the server give up
+            pool.shutdown(wait=True, cancel_futures=True)
+            consumer.close()
+
+    def _settings(self) -> dict[str, object]:
+        return {
+            "client.id": self._name,
+            # While OpenSearch is away nothing is polled; a dead process is noticed by its session anyway.
+            "max.poll.interval.ms": 3_600_000,
+            "enable.partition.eof": True,
+            "fetch.min.bytes": 100_000,
+            "fetch.wait.max.ms": 50,
+            "fetch.max.bytes": max(8 * 1024 * 1024, self._max_document_bytes + 128 * 1024),
+            "max.partition.fetch.bytes": 2 * 1024 * 1024,
+            "queued.max.messages.kbytes": 16 * 1024,
+            "fetch.message.max.bytes": 2 * 1024 * 1024,
+        }
+
+    def _batches(self, messages: Sequence[Message]) -> list[_Batch]:
+        """Step 1. The loop runs once for each document: it opens the envelope and never the document."""
+        batch = _Batch()
+        batches = [batch]
+        open_envelope, lines, items, keys = self._reader.open, batch.lines, batch.items, batch.keys
+        for message in messages:
+            error = message.error()
+            partition, offset = message.partition(), message.offset()
+            assert partition is not None and offset is not None
+            if error is not None:
+                # An end of partition says how far committed records go: past the transaction markers.
+                if error.code() == KafkaError._PARTITION_EOF:
+                    batch.offsets[partition] = offset
+                else:
+                    self._on_error(error)
+                continue
+            key, value = message.key() or b"", message.value()
+            batch.offsets[partition] = offset + 1
+            try:
+                if value is not None:
+                    version, document = open_envelope(value)
+                    line = action_line(key, version)
+                    lines += (line, document)
+                    batch.size += len(document) + len(line)
+                else:
+                    version, document = _tombstone_version(message), None
+                    lines.append(action_line(key, version, delete=True))
+            except (CodecError, UnicodeDecodeError) as bad:
+                batch.unreadable.append(
+                    Reject(
+                        key.decode(errors="replace"),
+                        value,
+                        "read",
+                        "CodecError",
+                        str(bad),
+                        self._topic,
+                        partition,
+                        offset,
+                    )
+                )
+                continue
+            items.append(Item(key, version, document, partition, offset))
+            keys.add(key)
+            if batch.size > MAX_BODY_BYTES:
+                batch = _Batch()
+                batches.append(batch)
+                lines, items, keys = batch.lines, batch.items, batch.keys
+        return [b for b in batches if b.offsets]
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            raise BlockedError(
+                f"records of {self._topic} are gone before they were indexed",
+                where=self._cluster.bootstrap,
+                why=error.str(),
+                remedy="the topic's retention or somebody removed them: start a new run",
+            )
+        if error.retriable() or error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._MAX_POLL_EXCEEDED):
+            self._reporter.pause(f"Kafka: {error.str()}", self._backoff.next_s())
+            return
+        raise refusal(error, f"cannot read topic {self._topic}", self._cluster.bootstrap)
+
+    def _submit(self, pool: ThreadPoolExecutor, batch: _Batch) -> None:
+        """Step 2. Waits for room, and for every batch under way that shares a key."""
+        while self._under_way and (
+            len(self._under_way) >= self._in_flight
+            or any(not batch.keys.isdisjoint(other.keys) for other, _ in self._under_way)
+        ):
+            self._finish_oldest()
+        if batch.items:
+            body = b"\n".join([*batch.lines, b""])
+            batch.lines.clear()
+            future = pool.submit(self._writer.write, batch.items, body)
+        else:
+            future = Future()
+            future.set_result(BulkResult())
+        self._under_way.append((batch, future))
+
+    def _finish_oldest(self) -> None:
+        """Steps 3 and 4."""
+        batch, future = self._under_way[0]
+        result = future.result()
+        rejects = [*batch.unreadable, *result.rejects]
+        if rejects:
+            self._rejects.write(rejects)
+            self._rejected += len(rejects)
+            self._reporter.count("rejected", len(rejects))
+        self._under_way.popleft()
+        self._done |= batch.offsets
+        self._throttle.take(len(batch.items), batch.size)
+        if batch.items:
+            self._backoff.reset()
+            self._reporter.waiting("")
+        self._reporter.count("indexed", result.indexed)
+        if result.superseded:
+            self._reporter.count("superseded", result.superseded)
+        if self._rejected > self._max_rejects:
+            raise BlockedError(
+                f"indexer {self._name} rejected {self._rejected} documents",
+                where=self._run.topic("rejects"),
+                why=f"limits.max_rejects allows {self._max_rejects}",
+                remedy=f"see them with `reshelve rejects list {self._run}`, then correct the mapping",
+            )
+
+    def _settle(self, *, wait: bool) -> None:
+        """Finish what is under way: all of it, or what has finished by itself."""
+        while self._under_way and (wait or self._under_way[0][1].done()):
+            self._finish_oldest()
+
+    def _check(self) -> None:
+        """See now and then that the index is still the one the run made."""
+        if time.monotonic() - self._checked_at > _UUID_S:
+            self._check_generation()
+            self._checked_at = time.monotonic()
+
+    def _commit(self, consumer: Consumer, *, force: bool = False) -> None:
+        """Step 5."""
+        if not self._done or not (force or time.monotonic() - self._committed_at > _COMMIT_S):
+            return
+        offsets = [TopicPartition(self._topic, p, offset) for p, offset in self._done.items()]
+        try:
+            consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            inner = kafka_error(error)
+            if inner.code() in (KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError._STATE):
+                self._done.clear()  # the partitions are somebody else's now, who indexes from the old offset
+            elif not (
+                inner.retriable()
+                or inner.code() in (KafkaError._TIMED_OUT, KafkaError._WAIT_COORD, KafkaError._TRANSPORT)
+            ):
+                raise refusal(error, "cannot commit offsets", self._cluster.bootstrap) from None
+            return  # kept, and committed with the next
+        self._done.clear()
+        self._committed_at = time.monotonic()
+
+    def _throttled(self, consumer: Consumer) -> None:
+        self._throttle.set_share(len(consumer.assignment()), self._partitions)
+        while (wait := self._throttle.wait_s()) > 0 and not self._reporter.stop.is_set():
+            # Short enough for the consumer to stay in its group; nothing is fetched beyond its queue.
+            self._reporter.stop.wait(min(wait, 0.2))
+            self._settle(wait=False)
+            self._commit(consumer)
+            self._reporter.send()
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Another worker takes these over: it shall find everything that is durable committed."""
+        try:
+            self._settle(wait=True)
+            self._commit(consumer, force=True)
+        except Stopped:
+            pass
+        for place in partitions:
+            self._done.pop(place.partition, None)
+
+    def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        for place in partitions:
+            self._done.pop(place.partition, None)
+
+
+def _tombstone_version(message: Message) -> int:
+    for name, value in header_items(message):
+        if name == VERSION_HEADER:
+            try:
+                return int(value)
+            except ValueError:
+                break
+    raise CodecError("a tombstone without a version header")
