@@ -1,0 +1,153 @@
+"""One process drives a reindex at a time: the member of a consumer group that holds its only partition.
+
+The group protocol gives what a lock needs: a heartbeat in the background, an owner whom everybody can
+see, and an end when the process dies. It is not what keeps an index unmixed (a paused process could
+overlook its end): that is the journal's fencing and the alias guarded in the cut-over.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from reshelve.errors import LeaseHeld
+from reshelve.kafka import ADMIN_TIMEOUT_S, KafkaCluster, refusal
+from reshelve.model import JOURNAL_TOPIC
+
+SESSION_MS: Final = 6_000
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The process that holds a lease."""
+
+    host: str
+    pid: int
+
+    @property
+    def client_id(self) -> str:
+        return f"{self.host}:{self.pid}"
+
+    @classmethod
+    def here(cls) -> Holder:
+        return cls(socket.gethostname(), os.getpid())
+
+    @classmethod
+    def parse(cls, client_id: str) -> Holder | None:
+        host, _, pid = client_id.rpartition(":")
+        return cls(host, int(pid)) if host and pid.isdigit() else None
+
+    def is_gone(self) -> bool:
+        """Certainly dead: a process of this machine that no longer exists."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+
+def lease_group(reindex: str) -> str:
+    return f"reshelve.{reindex}.lease"
+
+
+def read_holder(cluster: KafkaCluster, reindex: str) -> Holder | None:
+    """The process that drives the reindex now; None when none does. Raises ReshelveError."""
+    group = lease_group(reindex)
+    try:
+        members = (
+            cluster.admin().describe_consumer_groups([group], request_timeout=ADMIN_TIMEOUT_S)[group].result().members
+        )
+    except KafkaException as error:
+        if "GROUP_ID_NOT_FOUND" in str(error):
+            return None
+        raise refusal(error, f"cannot see who drives {reindex}", cluster.bootstrap) from None
+    holders = [holder for member in members if (holder := Holder.parse(member.client_id))]
+    return holders[0] if holders else None
+
+
+class Lease:
+    """The lease of one reindex. `take` it before anything is written, `poll` it while it is needed."""
+
+    def __init__(self, cluster: KafkaCluster, reindex: str) -> None:
+        self._cluster, self._reindex = cluster, reindex
+        self._consumer: Consumer | None = None
+        self._held = False
+
+    def take(self, report: Callable[[str], None]) -> None:
+        """Raises LeaseHeld when another living process has it. A holder on this machine that is dead is waited
+        off: its session ends within `SESSION_MS`."""
+        self._wait_for_the_dead(report)
+        self._consumer = self._cluster.consumer(
+            lease_group(self._reindex),
+            {
+                "client.id": Holder.here().client_id,
+                "session.timeout.ms": SESSION_MS,
+                "heartbeat.interval.ms": 1000,
+                "auto.offset.reset": "latest",
+                "fetch.wait.max.ms": 500,
+            },
+        )
+        self._consumer.subscribe(
+            [JOURNAL_TOPIC], on_assign=self._on_assign, on_revoke=self._on_gone, on_lost=self._on_gone
+        )
+        deadline = time.monotonic() + 30
+        while not self._held and time.monotonic() < deadline:
+            self._consumer.poll(0.1)
+        if not self._held:
+            self.release()
+            raise self._refused(read_holder(self._cluster, self._reindex))
+
+    def poll(self) -> None:
+        """Keep it; to be called every few seconds. Raises LeaseHeld when it is lost."""
+        if self._consumer is not None:
+            self._consumer.poll(0)
+        if not self._held:
+            raise self._refused(None)
+
+    @property
+    def held(self) -> bool:
+        return self._held
+
+    def release(self) -> None:
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
+        self._held = False
+
+    def _wait_for_the_dead(self, report: Callable[[str], None]) -> None:
+        said = False
+        while (holder := read_holder(self._cluster, self._reindex)) is not None:
+            if not holder.is_gone():
+                raise self._refused(holder)
+            if not said:
+                said = True
+                report(f"waiting for the lease of process {holder.pid}, which died, to end ({SESSION_MS // 1000} s)")
+            time.sleep(0.25)
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if partitions:
+            self._held = True
+            consumer.incremental_assign(partitions)
+            consumer.pause(partitions)  # the records are of no interest, the membership is
+
+    def _on_gone(self, _consumer: Consumer, _partitions: list[TopicPartition]) -> None:
+        self._held = False
+
+    def _refused(self, holder: Holder | None) -> LeaseHeld:
+        who = "another process" if holder is None else f"process {holder.pid} on {holder.host}"
+        return LeaseHeld(
+            f"{who} drives the reindex {self._reindex}",
+            where=self._cluster.bootstrap,
+            why="a reindex has one run at a time",
+            remedy=f"wait for it or stop it; see `reshelve status {self._reindex}`",
+        )

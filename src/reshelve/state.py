@@ -1,0 +1,137 @@
+"""What a run's journal says about it: a pure fold over its entries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from reshelve.errors import UsageError
+from reshelve.journal import Event
+from reshelve.model import RunId
+from reshelve.plan import Plan
+
+STAGES: Final = ("create", "copy", "index", "validate", "cutover", "close")
+"""In order. A run enters each once; when it is resumed it goes on in the one it was in."""
+
+ENDED: Final = frozenset({"completed", "aborted"})
+
+
+@dataclass(slots=True)
+class RunState:
+    """A run as its journal tells it.
+
+    state       planned, running, interrupted, blocked, failed, completed or aborted
+    since       when it came into that state (ISO 8601 UTC)
+    error       the error that blocked or failed it, as facts
+    facts       the newest data of each kind of entry
+    errors      everything that went wrong on the way, oldest first
+    """
+
+    run: RunId
+    state: str = "planned"
+    stage: str = "create"
+    since: str = ""
+    planned_at: str = ""
+    started_at: str = ""
+    ended_at: str = ""
+    owner: str = ""
+    error: dict[str, Any] | None = None
+    rolled_back: bool = False
+    cleaned: bool = False
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    events: int = 0
+    last_at: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def plan(self) -> Plan:
+        """Raises UsageError when the journal holds none."""
+        if "planned" not in self.facts:
+            raise UsageError(f"the journal holds no plan of {self.run}", remedy="start a new run")
+        return Plan.from_json(json.dumps(self.facts["planned"]["plan"]))
+
+    @property
+    def index_uuid(self) -> str:
+        """Of the generation that the run made; empty before."""
+        return str(self.facts.get("created", {}).get("uuid", ""))
+
+    @property
+    def duration_s(self) -> float | None:
+        """From the start to the end, or to the newest entry."""
+        if not self.started_at:
+            return None
+        return (_time(self.ended_at or self.last_at) - _time(self.started_at)).total_seconds()
+
+    def take(self, event: Event) -> None:
+        """Take one more entry into account."""
+        data = dict(event.data)
+        self.facts[event.kind] = data
+        self.events, self.last_at = event.sequence + 1, event.at
+        match event.kind:
+            case "planned":
+                self._enter("planned", event.at)
+                self.planned_at, self.owner = event.at, str(data.get("owner") or "")
+            case "started":
+                self._enter("running", event.at)
+                self.started_at = self.started_at or event.at
+                self.error = None
+            case "stage":
+                self.stage = str(data["stage"])
+                self.stages.setdefault(self.stage, event.at)
+            case "error":
+                self.errors.append({"at": event.at, **data})
+            case "interrupted" | "stopped":
+                self._enter("interrupted", event.at)
+            case "blocked" | "failed" as state:
+                self._enter(state, event.at)
+                self.error = data
+                self.errors.append({"at": event.at, **data})
+            case "completed" | "aborted" as state:
+                self._enter(state, event.at)
+                self.ended_at = event.at
+            case "rolled_back":
+                self.rolled_back = True
+            case "cleaned":
+                self.cleaned = True
+
+    def _enter(self, state: str, at: str) -> None:
+        self.state, self.since = state, at
+
+
+def fold(events: Iterable[Event]) -> dict[str, RunState]:
+    """The state of every run that has entries, by run, in the order of their first entry."""
+    states: dict[str, RunState] = {}
+    for event in events:
+        if event.run not in states:
+            states[event.run] = RunState(RunId.parse(event.run))
+        states[event.run].take(event)
+    return states
+
+
+def find_run(states: dict[str, RunState], name: str) -> RunState:
+    """The run of that name; a reindex's name means its newest run. Raises UsageError."""
+    if name in states:
+        return states[name]
+    of_reindex = [state for state in states.values() if state.run.reindex == name]
+    if of_reindex:
+        return of_reindex[-1]
+    matching = [state for run, state in states.items() if run.startswith(name)]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        raise UsageError(
+            f"{name!r} may be any of {', '.join(str(s.run) for s in matching)}", remedy="name the run in full"
+        )
+    raise UsageError(f"there is no run {name!r}", remedy="`reshelve runs` lists them")
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
