@@ -1,0 +1,41 @@
+"""`reshelve worker`: one role of a run as a process of its own."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_of
+from reshelve.cli.output import say
+from reshelve.worker import default_name, work
+
+
+class Role(Enum):
+    """What a worker does."""
+
+    pages = "pages"
+    indexer = "indexer"
+    validator = "validator"
+
+
+def worker(
+    role: Annotated[Role, typer.Argument(help="pages: source → topic. indexer: topic → index. validator: checks.")],
+    run: RunArgument,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Unique among the run's workers of the role; the same again after a restart goes on at once."
+        ),
+    ] = None,
+    web_port: Annotated[int | None, typer.Option(help="validator: serve results as JSON on this port.")] = None,
+    with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+    bootstrap: BootstrapOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Work in one role of a run. Start as many as you like, anywhere; Ctrl-C or SIGTERM ends one cleanly."""
+    chosen = name or default_name()
+    if not with_parent:
+        say(f"{role.value} worker {chosen} of {run}; Ctrl-C to stop")
+    work(role.value, cluster_of(bootstrap, config), run, name=chosen, with_parent=with_parent, web_port=web_port)

@@ -1,0 +1,207 @@
+"""How far a run is: what its workers' receipts, counters and offsets say."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+
+from reshelve.context import RunContext
+from reshelve.errors import ReshelveError
+from reshelve.kafka import kafka_error, refusal
+from reshelve.model import Receipt
+from reshelve.receipts import Tiling, tile
+from reshelve.schemas.codec import COUNTERS, RECEIPT, decode_receipt, schema_of
+
+_OFFSETS_EVERY_S: Final = 1.0
+_STALE_WORKER_S: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Documents a second over the last minute and the last ten; None until there is something to go by."""
+
+    minute: float | None
+    ten_minutes: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A picture of the run at one moment.
+
+    committed, ends  of `documents`, by partition: what the indexers have durably passed, and the last stable offset
+    rejects          records in the rejects topic (a redelivered one counts again)
+    workers          newest report of each living worker
+    waiting          why somebody waits
+    """
+
+    tiling: Tiling
+    committed: dict[int, int]
+    ends: dict[int, int]
+    rejects: int
+    workers: tuple[dict[str, Any], ...]
+    waiting: tuple[str, ...]
+    read_rate: Rate
+    index_rate: Rate
+
+    @property
+    def lag(self) -> int:
+        """Offsets between what is written and what is durably indexed; transaction markers count too."""
+        return sum(max(0, end - self.committed.get(p, 0)) for p, end in self.ends.items())
+
+    @property
+    def drained(self) -> bool:
+        """Every partition durably indexed up to its last stable offset: a position, not lag arithmetic."""
+        return bool(self.ends) and all(self.committed.get(p, 0) >= end for p, end in self.ends.items())
+
+    @property
+    def indexed(self) -> int:
+        """Documents durably indexed, estimated from the offsets: markers lie between the documents."""
+        total = sum(self.ends.values())
+        return 0 if not total else round(self.tiling.documents * (1 - self.lag / total))
+
+    def eta_s(self, expected: int) -> tuple[float, float] | None:
+        """Seconds until `expected` documents are indexed, as a range; None while there is no rate to go by."""
+        rates = [r for r in (self.index_rate.minute, self.index_rate.ten_minutes) if r]
+        if not rates:
+            return None
+        left = max(0, expected - self.indexed)
+        return left / max(rates), left / min(rates) * 1.2
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the journal's checkpoints, `--json` and the report."""
+        return {
+            "segments": self.tiling.segments,
+            "segments_done": self.tiling.segments_done,
+            "rows": self.tiling.rows,
+            "documents": self.tiling.documents,
+            "left_out": self.tiling.left_out,
+            "rejected": self.tiling.rejected,
+            "bytes": self.tiling.bytes,
+            "indexed": self.indexed,
+            "lag": self.lag,
+            "rejects": self.rejects,
+            "committed": {str(p): offset for p, offset in sorted(self.committed.items())},
+            "ends": {str(p): offset for p, offset in sorted(self.ends.items())},
+            "read_per_second": self.read_rate.minute,
+            "indexed_per_second": self.index_rate.minute,
+            "waiting": list(self.waiting),
+        }
+
+
+class _RateMeter:
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def add(self, total: int) -> None:
+        now = time.monotonic()
+        self._samples.append((now, total))
+        while now - self._samples[0][0] > 600:
+            self._samples.popleft()
+
+    def rate(self) -> Rate:
+        return Rate(self._over(60), self._over(600))
+
+    def _over(self, seconds: float) -> float | None:
+        if len(self._samples) < 2:
+            return None
+        now, total = self._samples[-1]
+        first = next(s for s in self._samples if now - s[0] <= seconds)
+        return (total - first[1]) / (now - first[0]) if now - first[0] >= 1 else None
+
+
+class ProgressReader:
+    """Follows the run's `progress` topic and offsets. Not thread-safe."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._consumer: Consumer = context.cluster.consumer(
+            context.run.group("control"), {"auto.offset.reset": "earliest", "queued.max.messages.kbytes": 2048}
+        )
+        self._consumer.assign([TopicPartition(context.run.topic("progress"), 0, OFFSET_BEGINNING)])
+        self._receipts: list[Receipt] = []
+        self._tiling: Tiling | None = None
+        self._workers: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {}
+        self._committed: dict[int, int] = {}
+        self._ends: dict[int, int] = {}
+        self._rejects = 0
+        self._offsets_at = 0.0
+        self._trouble = ""
+        self._reads, self._indexes = _RateMeter(), _RateMeter()
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def poll(self) -> Progress:
+        """The newest picture. When Kafka does not answer it is the last one, with the trouble among `waiting`.
+
+        Raises AccessRefused, BlockedError when something else than ours is in the topics."""
+        self._read_progress()
+        if time.monotonic() - self._offsets_at > _OFFSETS_EVERY_S:
+            self._read_offsets()
+        if self._tiling is None:
+            self._tiling = tile(self._context.plan.segments, self._receipts)
+        now = time.monotonic()
+        living = [record for at, record in self._workers.values() if now - at < _STALE_WORKER_S]
+        waiting = [f"{r['role']} {r['worker']}: {r['waiting']}" for r in living if r["waiting"]]
+        progress = Progress(
+            self._tiling,
+            dict(self._committed),
+            dict(self._ends),
+            self._rejects,
+            tuple(living),
+            tuple(waiting + ([self._trouble] if self._trouble else [])),
+            self._reads.rate(),
+            self._indexes.rate(),
+        )
+        if now == self._offsets_at or not self._trouble:
+            self._reads.add(self._tiling.documents)
+            self._indexes.add(progress.indexed)
+        return progress
+
+    @property
+    def receipts(self) -> Sequence[Receipt]:
+        return self._receipts
+
+    def _read_progress(self) -> None:
+        for message in self._consumer.consume(500, 0.1):
+            error = message.error()
+            if error is not None:
+                self._note(error)
+                continue
+            record = message.value() or b""
+            schema = schema_of(record)
+            if schema is RECEIPT:
+                self._receipts.append(decode_receipt(record))
+                self._tiling = None
+            elif schema is COUNTERS:
+                report = COUNTERS.decode(record)
+                self._workers[report["role"], report["worker"]] = (time.monotonic(), report)
+
+    def _read_offsets(self) -> None:
+        context = self._context
+        documents, partitions = context.run.topic("documents"), context.partitions
+        try:
+            self._ends = context.cluster.stable_ends(documents, partitions)
+            committed = context.cluster.committed(context.run.group("indexer"), documents, partitions)
+            self._rejects = context.cluster.stable_ends(context.run.topic("rejects"), 1)[0]
+        except ReshelveError as error:
+            if error.code == "access":
+                raise
+            self._trouble = str(error)
+        except KafkaException as error:
+            self._note(kafka_error(error))
+        else:
+            self._committed = {p: offset or 0 for p, offset in committed.items()}
+            self._trouble = ""
+        self._offsets_at = time.monotonic()
+
+    def _note(self, error: KafkaError) -> None:
+        refused = refusal(error, "cannot follow the run's progress", self._context.cluster.bootstrap)
+        if refused.code == "access":
+            raise refused
+        self._trouble = str(refused)

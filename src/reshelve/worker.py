@@ -1,0 +1,161 @@
+"""Workers: each role as a process of its own, on any machine that reaches the servers.
+
+A worker knows its run from the journal alone: the plan says what is done, and this process's environment
+brings the secrets that the plan's spec refers to. As many workers of a role as wanted share its work
+through the role's consumer group; one may be killed at any time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Final
+
+from confluent_kafka import KafkaException
+from opensearchpy.exceptions import TransportError
+
+from reshelve.consumers.alias import index_uuid
+from reshelve.consumers.bulk import BulkWriter
+from reshelve.consumers.indexer import Indexer
+from reshelve.consumers.opensearch import connect
+from reshelve.context import RunContext
+from reshelve.errors import ReshelveError, TargetRefused
+from reshelve.journal import read_journal
+from reshelve.kafka import KafkaCluster, refusal
+from reshelve.producers.pages import PageLimits, PageReader
+from reshelve.reporter import Reporter
+from reshelve.state import RunState, find_run, fold
+from reshelve.throttle import Throttle
+from reshelve.validator.app import run_validator
+
+ROLES: Final = ("pages", "indexer", "validator")
+_log = logging.getLogger(__name__)
+
+
+def default_name() -> str:
+    """Unique among the workers of a run on all machines."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def load_context(cluster: KafkaCluster, run: str) -> tuple[RunState, RunContext]:
+    """The run as its journal has it. Raises UsageError, SpecError."""
+    state = find_run(fold(read_journal(cluster)), run)
+    return state, RunContext(state.plan, state.plan.resolve())
+
+
+def work(role: str, cluster: KafkaCluster, run: str, *, name: str, with_parent: bool, web_port: int | None) -> None:
+    """Work in a role until SIGTERM, Ctrl-C or the end of the run. Raises ReshelveError when it can't go on."""
+    stop = threading.Event()
+    _stop_on_signals(stop)
+    if with_parent:
+        threading.Thread(target=_stop_without_parent, args=[stop], daemon=True).start()
+    state, context = load_context(cluster, run)
+    if role == "validator":
+        run_validator(context, web_port=web_port, stop=stop)
+        return
+    reporter = Reporter(context.cluster, context.run, role, name, stop=stop)
+    if not with_parent:
+        threading.Thread(target=_stop_at_the_end, args=[cluster, str(state.run), stop], daemon=True).start()
+    try:
+        _role(role, context, state, name, reporter)()
+    except KafkaException as error:
+        refused = refusal(error, f"the {role} worker can't go on", context.cluster.bootstrap)
+        reporter.blocked(refused)
+        raise refused from None
+    except ReshelveError as error:
+        reporter.blocked(error)
+        raise
+    finally:
+        reporter.close()
+
+
+def _role(role: str, context: RunContext, state: RunState, name: str, reporter: Reporter) -> Callable[[], None]:
+    return (_page_reader if role == "pages" else _indexer)(context, state, name, reporter).work
+
+
+def _page_reader(context: RunContext, _state: RunState, name: str, reporter: Reporter) -> PageReader:
+    limits = context.spec.limits
+    return PageReader(
+        context.cluster,
+        context.run,
+        context.snapshot_reader(f"reshelve pages {name}"),
+        name=name,
+        columns=len(context.plan.source.key),
+        limits=PageLimits(
+            active_partitions=min(context.partitions, len(context.plan.segments)),
+            max_rejects=limits.max_rejects,
+            max_document_bytes=context.spec.kafka.max_document_bytes,
+        ),
+        throttle=Throttle(limits.documents_per_second, limits.megabytes_per_second),
+        transform=context.transform,
+        reporter=reporter,
+    )
+
+
+def _indexer(context: RunContext, state: RunState, name: str, reporter: Reporter) -> Indexer:
+    limits, target = context.spec.limits, context.spec.target.opensearch
+    client = connect(target, connections=limits.in_flight + 1)
+    where = f"{context.plan.spec['target']['opensearch']['url']}"
+
+    def check_generation() -> None:
+        """The index must be the very one that the run made, not one of the same name."""
+        try:
+            found = index_uuid(client, context.plan.index)
+        except TransportError as error:
+            if error.status_code != 404:
+                return  # not known now; whether requests go through is seen by their answers
+            found = ""
+        if found != state.index_uuid:
+            raise TargetRefused(
+                f"index {context.plan.index} is not the one that the run made",
+                where=where,
+                why=f"its UUID is {found or 'gone'}, not {state.index_uuid}",
+                remedy="somebody dropped or re-created it: start a new run",
+            )
+
+    return Indexer(
+        context.cluster,
+        context.run,
+        BulkWriter(client, context.plan.write_alias, where, reporter, context.run.topic("documents")),
+        name=name,
+        partitions=context.partitions,
+        in_flight=limits.in_flight,
+        max_rejects=limits.max_rejects,
+        max_document_bytes=context.spec.kafka.max_document_bytes,
+        throttle=Throttle(limits.documents_per_second, limits.megabytes_per_second),
+        check_generation=check_generation,
+        reporter=reporter,
+    )
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+
+
+def _stop_without_parent(stop: threading.Event) -> None:
+    """`reshelve run` holds the other end of our standard input: its end is the end of the parent, however it died."""
+    while sys.stdin.buffer.read(4096):
+        pass
+    stop.set()
+
+
+def _stop_at_the_end(cluster: KafkaCluster, run: str, stop: threading.Event) -> None:
+    """A worker started by hand ends with its run."""
+    while not stop.wait(10):
+        try:
+            state = fold(read_journal(cluster)).get(run)
+        except (ReshelveError, KafkaException) as error:
+            _log.info("the journal can't be read now: %s", error)
+            continue
+        if state is None or state.ended or state.cleaned:
+            stop.set()
