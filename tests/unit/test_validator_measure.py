@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from reshelve.model import add_checksums, document_checksum, partition_of
 from reshelve.validator.measure import Accumulator, Reservoir, bucket_of
 
-
 _DOCUMENTS = st.lists(st.tuples(st.binary(max_size=40), st.integers(1, 2**53 - 1)), max_size=200)
 
 

@@ -1,0 +1,186 @@
+"""Sends the tasks of a check, collects what the validators answer, and makes the verdict of it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+
+from reshelve.consumers.rejects import read_rejects
+from reshelve.context import RunContext
+from reshelve.errors import BlockedError, ReshelveError, Unreachable
+from reshelve.model import add_checksums
+from reshelve.receipts import Tiling
+from reshelve.validator.channel import CheckChannel
+from reshelve.validator.compare import PartitionSums, add_sums, buckets_for
+from reshelve.validator.target import PointInTime, open_point_in_time
+from reshelve.validator.tasks import CheckResult, CheckTask, Kind, Scope
+from reshelve.validator.verdict import PartitionVerdict, Validation
+
+TIMEOUT_S: Final = 6 * 3600.0
+_QUIET_S: Final = 30.0  # without a result before the operator is told
+_RESEND_S: Final = 120.0  # before unfinished tasks are sent again; doubled each time
+_TOUCH_S: Final = 300.0  # well under the point in time's keep-alive
+_RETRY_S: Final = 5.0
+
+Report = Callable[[str], None]
+
+
+def validate(
+    context: RunContext, tiling: Tiling, *, timeout: float = TIMEOUT_S, report: Report = lambda text: None
+) -> Validation:
+    """Have the run checked by whichever validators there are, for at most `timeout` seconds.
+
+    A difference is a result. What can't be checked is an error: BlockedError when no validator finishes in
+    time, or what a validator could not do. While a server is away it waits, says so to `report`, and starts
+    the check anew."""
+    deadline = time.time() + timeout
+    while True:
+        check = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+        try:
+            return _Check(context, tiling, check, deadline, report).run()
+        except Unreachable as error:
+            if time.time() + _RETRY_S > deadline:
+                raise
+            report(f"validation starts anew: {error}")
+            time.sleep(_RETRY_S)
+
+
+@dataclass(frozen=True)
+class _Check:
+    """One attempt: valid for one point in time of the index."""
+
+    context: RunContext
+    tiling: Tiling
+    name: str
+    deadline: float
+    report: Report
+
+    def run(self) -> Validation:
+        started = time.monotonic()
+        asked, partitions = self.context.spec.validation, self.context.partitions
+        buckets = buckets_for(partitions)
+        with self._point() as point:
+            scope = Scope(
+                expires=self.deadline,
+                index=point.index,
+                pit=point.id,
+                slices=point.slices,
+                buckets=buckets,
+                counts=asked.counts == "exact",
+                checksums=asked.checksums,
+                samples=asked.samples_per_partition,
+            )
+            target: list[PartitionSums] = []
+            if scope.counts or scope.checksums:
+                self.report(f"validating: counts and checksums of {point.slices} shards")
+                found = self._have_done("target", [None] * point.slices, scope, point)
+                target = _by_partition([one.data["sums"] for one in found])
+            self.report(f"validating: {partitions} partitions against the index, {scope.samples} samples each")
+            texts: list[str | None] = [sums.encode() for sums in target]
+            found = self._have_done("partition", texts or [None] * partitions, scope, point)
+        verdicts = tuple(PartitionVerdict.from_dict(one.data) for one in found)
+        return Validation(
+            check=self.name,
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - started, 3),
+            expected=self.tiling.documents,
+            partitions=self._with_rejects(verdicts),
+            faults=_against_receipts(verdicts, self.tiling),
+        )
+
+    @contextmanager
+    def _point(self) -> Iterator[PointInTime]:
+        point = open_point_in_time(self.context.opensearch, self.context.plan.index)
+        try:
+            yield point
+        finally:
+            try:
+                point.close()
+            except ReshelveError as error:  # it expires by itself, and the verdict stands
+                self.report(str(error))
+
+    def _have_done(
+        self, kind: Kind, targets: Iterable[str | None], scope: Scope, point: PointInTime
+    ) -> list[CheckResult]:
+        """The results of the tasks, in the order of their numbers. Raises the first error of a validator."""
+        waiting = {n: CheckTask(self.name, kind, n, scope, text) for n, text in enumerate(targets)}
+        done: dict[int, CheckResult] = {}
+        touch, tell, resend = _Timer(_TOUCH_S, 1), _Timer(_QUIET_S, 2), _Timer(_RESEND_S, 2)
+        with CheckChannel(self.context) as channel:
+            channel.send(waiting.values())
+            while waiting:
+                result = channel.receive(1.0)
+                if result is not None and (result.check, result.kind) == (self.name, kind):
+                    result.raise_error()
+                    done[result.number] = result
+                    waiting.pop(result.number, None)
+                    tell.restart()
+                    resend.restart()
+                if touch.due():
+                    point.touch()
+                if tell.due():
+                    self.report(
+                        f"no validator has finished a task for a while, {len(waiting)} are open; is one running? "
+                        f"`reshelve worker validator {self.context.run}` starts one"
+                    )
+                if resend.due():  # a task that was done already costs the validator nothing
+                    channel.send(waiting.values())
+                if time.time() > self.deadline and waiting:
+                    raise self._late(len(waiting))
+        return [done[number] for number in sorted(done)]
+
+    def _late(self, open_tasks: int) -> BlockedError:
+        return BlockedError(
+            "the validation was not finished in time",
+            where=self.context.run.topic("checks"),
+            why=f"{open_tasks} tasks have no result",
+            remedy=f"start a validator with `reshelve worker validator {self.context.run}`, then validate again",
+        )
+
+    def _with_rejects(self, verdicts: tuple[PartitionVerdict, ...]) -> tuple[PartitionVerdict, ...]:
+        """Rejects stay missing, but are told apart: they have another remedy."""
+        if not any(verdict.drift.get("missing") for verdict in verdicts):
+            return verdicts
+        rejects = {reject.key for reject in read_rejects(self.context.cluster, self.context.run)}
+        return tuple(
+            replace(v, rejected=sum(drift == "missing" and key in rejects for key, drift in v.drifted))
+            for v in verdicts
+        )
+
+
+class _Timer:
+    """Due `after` seconds from its start, and then again, each time after `factor` times as long."""
+
+    def __init__(self, after: float, factor: float) -> None:
+        self._after, self._factor = after, factor
+        self.restart()
+
+    def restart(self) -> None:
+        self._since, self._wait = time.monotonic(), self._after
+
+    def due(self) -> bool:
+        if time.monotonic() - self._since < self._wait:
+            return False
+        self._since, self._wait = time.monotonic(), self._wait * self._factor
+        return True
+
+
+def _by_partition(slices: list[list[str]]) -> list[PartitionSums]:
+    decoded = [[PartitionSums.decode(text) for text in texts] for texts in slices]
+    return [add_sums(parts) for parts in zip(*decoded, strict=True)]
+
+
+def _against_receipts(verdicts: tuple[PartitionVerdict, ...], tiling: Tiling) -> tuple[str, ...]:
+    """Also the proof that each key stands in the topic once, which the sums rely on."""
+    documents = sum(verdict.topic_documents for verdict in verdicts)
+    checksum = add_checksums(int(verdict.topic_checksum, 16) for verdict in verdicts)
+    if documents != tiling.documents:
+        return (f"the topic holds {documents:,} documents, the receipts {tiling.documents:,}",)
+    if checksum != tiling.checksum:
+        return ("the checksum of the topic is not that of the receipts",)
+    return ()

@@ -1,0 +1,147 @@
+"""What a validation found, as it stands in the journal and in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from reshelve.validator.compare import DRIFT_CLASSES, Drift
+
+_KEPT: Final = 100  # drifted keys of a partition in `as_dict`: an entry of the journal is bounded
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionVerdict:
+    """What was found in one partition.
+
+    topic_documents   documents in the topic up to its last stable offset
+    target_documents  documents of the index whose key belongs to the partition; None when not asked for
+    topic_checksum    Σ `document_checksum` mod 2**64, in hexadecimal
+    counts_match      None when not asked for; so is checksums_match
+    samples           documents compared whole, source against index
+    drift             number of keys in each class; exact
+    drifted           (key, class) of the first of them
+    rejected          how many of the missing in `drifted` are rejects of this run
+    """
+
+    partition: int
+    topic_documents: int
+    topic_checksum: str
+    target_documents: int | None = None
+    counts_match: bool | None = None
+    checksums_match: bool | None = None
+    samples: int = 0
+    drift: Mapping[Drift, int] = field(default_factory=dict)
+    drifted: tuple[tuple[str, Drift], ...] = ()
+    rejected: int = 0
+
+    @property
+    def clean(self) -> bool:
+        return self.counts_match is not False and self.checksums_match is not False and not any(self.drift.values())
+
+    def as_dict(self, keep: int | None = None) -> dict[str, Any]:
+        """Plain JSON; with `keep`, no more drifted keys than that."""
+        return asdict(self) | {"drift": dict(self.drift), "drifted": [list(pair) for pair in self.drifted[:keep]]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PartitionVerdict:
+        return cls(**(dict(data) | {"drifted": tuple((key, drift) for key, drift in data["drifted"])}))
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What a check found.
+
+    check     its identifier, new for each validation
+    at        when it was done, ISO 8601 UTC
+    expected  documents according to the receipts
+    faults    what is wrong with the whole and not with one partition (topic against receipts)
+    """
+
+    check: str
+    at: str
+    seconds: float
+    expected: int
+    partitions: tuple[PartitionVerdict, ...]
+    faults: tuple[str, ...] = ()
+
+    @property
+    def clean(self) -> bool:
+        """No difference was found, neither between the sides nor between topic and receipts."""
+        return not self.faults and all(verdict.clean for verdict in self.partitions)
+
+    @property
+    def topic_documents(self) -> int:
+        return sum(verdict.topic_documents for verdict in self.partitions)
+
+    @property
+    def target_documents(self) -> int | None:
+        """None when documents of the index were not counted."""
+        counted = [verdict.target_documents for verdict in self.partitions]
+        return None if None in counted else sum(filter(None, counted))
+
+    @property
+    def samples(self) -> int:
+        return sum(verdict.samples for verdict in self.partitions)
+
+    @property
+    def drift(self) -> dict[Drift, int]:
+        """Number of keys in each class that occurs."""
+        return merge_drift(verdict.drift for verdict in self.partitions)
+
+    @property
+    def drifted(self) -> int:
+        return sum(self.drift.values())
+
+    @property
+    def rejected(self) -> int:
+        return sum(verdict.rejected for verdict in self.partitions)
+
+    def summary(self) -> str:
+        """One line for people: what was compared, and what differs."""
+        text = f"{len(self.partitions)} partitions, {self.topic_documents:,} documents"
+        text += f", {self.samples:,} compared whole"
+        if self.clean:
+            return text + ": no difference"
+        found = [f"{count:,} {drift}" for drift, count in self.drift.items()]
+        if self.rejected:
+            found.append(f"of the missing, {self.rejected:,} are rejects")
+        differing = sum(not v.clean for v in self.partitions)
+        return f"{text}: {differing} partitions differ" + "".join(f"; {part}" for part in (*found, *self.faults))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON, bounded: of each partition the first 100 drifted keys."""
+        return {
+            "check": self.check,
+            "at": self.at,
+            "seconds": self.seconds,
+            "expected": self.expected,
+            "clean": self.clean,
+            "summary": self.summary(),
+            "topic_documents": self.topic_documents,
+            "target_documents": self.target_documents,
+            "samples": self.samples,
+            "drift": dict(self.drift),
+            "faults": list(self.faults),
+            "partitions": [verdict.as_dict(_KEPT) for verdict in self.partitions],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Validation:
+        """The inverse of `as_dict`, but for the drifted keys that it left out."""
+        return cls(
+            check=data["check"],
+            at=data["at"],
+            seconds=data["seconds"],
+            expected=data["expected"],
+            partitions=tuple(PartitionVerdict.from_dict(verdict) for verdict in data["partitions"]),
+            faults=tuple(data["faults"]),
+        )
+
+
+def merge_drift(counts: Iterable[Mapping[Drift, int]]) -> dict[Drift, int]:
+    """The sums by class, in the classes' order, without those that are 0."""
+    listed = list(counts)
+    total = {drift: sum(count.get(drift, 0) for count in listed) for drift in DRIFT_CLASSES}
+    return {drift: count for drift, count in total.items() if count}
