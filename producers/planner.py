@@ -4,7 +4,7 @@ Connections come from `snapshot.open_session`. Every function can raise psycopg.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, TypeAlias
@@ -24,8 +24,14 @@ DOCUMENTS_PER_SEGMENT: Final = 50_000  # about a second of reading: fine enough 
 SEGMENTS_PER_PARTITION: Final = 16  # more would only make the list of receipts long
 FEW_DOCUMENTS: Final = 10_000  # below this one segment is read before a second reader has started
 _SAMPLE_ROWS: Final = 500
-_SAMPLE_SECONDS: Final = 20
 _MAX_VIEW_DEPTH: Final = 16
+# Kinds of plan nodes. What a scalar subquery reads does not multiply rows.
+_SCALAR: Final = ("SubPlan", "InitPlan")
+_SCANS: Final = frozenset({"Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan"})
+_ONE_TO_ONE: Final = frozenset(
+    {"Bitmap Index Scan", "BitmapAnd", "BitmapOr", "Gather", "Gather Merge", "Limit", "Materialize", "Sort"}
+    | {"Subquery Scan", "Result", "WindowAgg", "LockRows"}
+)
 
 _HISTORY: Final = """
 select system_identifier::text, substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)
@@ -98,12 +104,18 @@ class ResultColumn:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What PostgreSQL's planner says of the query with its scope. `relations` are (schema, name)."""
+    """What PostgreSQL's planner says of the query with its scope.
+
+    rows, width  of the result; width in bytes
+    relations    (schema, name) of all that it reads
+    foreign      whether a foreign server is among them
+    single       whether the rows are those of one table, none of them multiplied by a join or function"""
 
     rows: int
     width: int
     relations: tuple[tuple[str, str], ...]
     foreign: bool
+    single: bool
 
 
 def describe_source(connection: Connection, spec: Spec) -> SourceFacts:
@@ -115,7 +127,7 @@ def describe_source(connection: Connection, spec: Spec) -> SourceFacts:
     query = source_query(spec, key)
     estimate = estimate_query(connection, query)
     tables = read_tables(connection, lockable_tables(connection, estimate))
-    rows, size = _sample(connection, query, estimate)
+    rows, size = sample_size(connection, query, estimate)
     return SourceFacts(system_identifier, int(timeline, 16), key, tables, rows, rows * size)
 
 
@@ -159,9 +171,26 @@ def estimate_query(connection: Connection, query: SourceQuery) -> Estimate:
     assert row is not None
     plan = row[0][0]["Plan"]
     nodes = list(_nodes(plan))
+    kinds = [node["Node Type"] for node in _nodes(plan, without=_SCALAR)]
     relations = {(node["Schema"], node["Relation Name"]) for node in nodes if "Relation Name" in node}
     foreign = any(node["Node Type"] == "Foreign Scan" for node in nodes)
-    return Estimate(int(plan["Plan Rows"]), int(plan["Plan Width"]), tuple(sorted(relations)), foreign)
+    single = not set(kinds) - _SCANS - _ONE_TO_ONE and sum(kind in _SCANS for kind in kinds) == 1
+    return Estimate(int(plan["Plan Rows"]), int(plan["Plan Width"]), tuple(sorted(relations)), foreign, single)
+
+
+def reads_in_key_order(connection: Connection, query: SourceQuery) -> bool:
+    """Whether a page can be read in the key's order from an index; else each page sorts everything."""
+    order = sql.SQL(", ").join(sql.SQL("o.{}").format(sql.Identifier(column.name)) for column in query.key)
+    statement = sql.SQL("explain (format json) select * from ({}) o order by {} limit 1000").format(
+        query.everything(), order
+    )
+    with connection.transaction(force_rollback=True):
+        connection.execute("set local enable_sort = off")
+        row = connection.execute(statement, {}).fetchone()
+    assert row is not None
+    # Only what the rows themselves come through: what is looked up for each of them may be sorted.
+    main = _nodes(row[0][0]["Plan"], without=(*_SCALAR, "Inner"))
+    return all(node["Node Type"] != "Sort" for node in main)
 
 
 def lockable_tables(connection: Connection, estimate: Estimate) -> list[int]:
@@ -218,14 +247,14 @@ def _bounds(connection: Connection, column: ResultColumn, segments: int) -> list
     return [value for (value,) in connection.execute(statement, named).fetchall()]
 
 
-def _sample(connection: Connection, query: SourceQuery, estimate: Estimate) -> tuple[int, int]:
+def sample_size(connection: Connection, query: SourceQuery, estimate: Estimate, seconds: int = 20) -> tuple[int, int]:
     """Documents, and mean bytes of one: from the first rows where they come soon, else from EXPLAIN."""
     statement = sql.SQL(
         "select count(*), coalesce(avg(octet_length(row_to_json(s)::text)), 0)::bigint from ({} limit {}) as s"
     ).format(query.everything(), sql.Literal(_SAMPLE_ROWS))
     try:
         with connection.transaction():
-            connection.execute(f"set local statement_timeout = '{_SAMPLE_SECONDS}s'")
+            connection.execute(f"set local statement_timeout = '{seconds}s'")
             row = connection.execute(statement, {}).fetchone()
     except psycopg.errors.QueryCanceled:
         return estimate.rows, estimate.width
@@ -259,7 +288,9 @@ def _base(connection: Connection, table: int, number: int) -> tuple[int, int]:
     return 0, 0
 
 
-def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _nodes(plan: dict[str, Any], without: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+    """The nodes of a plan, but not those under a parent relationship in `without`."""
     yield plan
     for child in plan.get("Plans", ()):
-        yield from _nodes(child)
+        if child["Parent Relationship"] not in without:
+            yield from _nodes(child, without)

@@ -73,14 +73,12 @@ def _setting_texts(value: object) -> object:
     """librdkafka takes texts; YAML numbers and booleans are written as librdkafka writes them."""
     if not isinstance(value, dict):
         return value
-    return {
-        name: str(item).lower() if isinstance(item, int | float) else item for name, item in value.items()
-    }
+    return {name: str(item).lower() if isinstance(item, int | float) else item for name, item in value.items()}
 
 
 Text = Annotated[str, Field(min_length=1)]
-Whole = Annotated[int, BeforeValidator(_not_boolean)]
-Rate = Annotated[float, BeforeValidator(_not_boolean), Field(gt=0, allow_inf_nan=False)]
+_NUMBER = BeforeValidator(_not_boolean)
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False), _NUMBER]
 
 
 class _Section(BaseModel):
@@ -133,9 +131,7 @@ class Scope(_Section):
 class OpenSearch(_Section):
     """The OpenSearch cluster and the alias that searches use."""
 
-    url: Annotated[Text, AfterValidator(_http_url)] = Field(
-        description="http:// or https:// URL of any node."
-    )
+    url: Annotated[Text, AfterValidator(_http_url)] = Field(description="http:// or https:// URL of any node.")
     alias: Annotated[Text, AfterValidator(_alias)] = Field(
         description="Alias that searches use; it is moved to the new index at the end. Created when missing."
     )
@@ -182,20 +178,21 @@ class Kafka(_Section):
     """The Kafka cluster that carries the run: its work, its documents and its journal."""
 
     bootstrap: Text = Field(description="host:port of one or more brokers, separated by commas.")
-    partitions: Annotated[Whole, Field(ge=1, le=10_000)] = Field(
+    partitions: Annotated[int, Field(ge=1, le=10_000), _NUMBER] = Field(
         default=4,
         description="Partitions of the run's topics: the most workers of one role that can share the work. "
         "4, enough for millions of documents on a few machines.",
     )
-    replication_factor: Annotated[Whole, Field(ge=1, le=32767)] | None = Field(
+    replication_factor: Annotated[int, Field(ge=1, le=32767), _NUMBER] | None = Field(
         default=None, description="Copies of each partition. Null: what the brokers have as default."
     )
     config: Annotated[dict[str, str], BeforeValidator(_setting_texts)] = Field(
         default_factory=dict,
         description="Settings passed to librdkafka as they are (TLS, SASL, …). Secrets by `${NAME}`. "
         "Empty: a plain connection.",
+        json_schema_extra={"additionalProperties": {"type": ["string", "number", "boolean"]}},
     )
-    max_document_bytes: Annotated[Whole, Field(ge=1024, le=1 << 30)] = Field(
+    max_document_bytes: Annotated[int, Field(ge=1024, le=1 << 30), _NUMBER] = Field(
         default=8 << 20,
         description="Bytes of JSON of the largest document; larger ones become rejects. 8 MiB: above what "
         "a search index should hold, below what OpenSearch (100 MB a request) takes without tuning.",
@@ -212,12 +209,12 @@ class Limits(_Section):
         default=None,
         description="Megabytes (10^6 bytes of JSON) a second over all workers. Null: as fast as it goes.",
     )
-    in_flight: Annotated[Whole, Field(ge=1, le=16)] = Field(
+    in_flight: Annotated[int, Field(ge=1, le=16), _NUMBER] = Field(
         default=2,
         description="Bulk requests under way at once per indexer. 2: one is indexed while the next one "
         "travels; raise it for a cluster of many nodes.",
     )
-    max_rejects: Annotated[Whole, Field(ge=0)] = Field(
+    max_rejects: Annotated[int, Field(ge=0), _NUMBER] = Field(
         default=1000,
         description="Rejects after which the run stops. 1000: enough to see a pattern, too few to hide a "
         "broken mapping.",
@@ -234,7 +231,7 @@ class Validation(_Section):
         default=True,
         description="Whether checksums of keys and versions are compared per partition, topic against index.",
     )
-    samples_per_partition: Annotated[Whole, Field(ge=0, le=100_000)] = Field(
+    samples_per_partition: Annotated[int, Field(ge=0, le=100_000), _NUMBER] = Field(
         default=200,
         description="Whole documents compared per partition, source against index. 200: a fault in 1.5 % "
         "of the documents is found with 95 % certainty in each partition. 0: none.",
@@ -250,9 +247,7 @@ class Spec(_Section):
         description="Name of the reindex: lowercase letters, digits, - and _, at most 60. Topics, groups "
         "and the new index are named after it."
     )
-    owner: Text | None = Field(
-        default=None, description="Who answers for it, for the report. Null: not said."
-    )
+    owner: Text | None = Field(default=None, description="Who answers for it, for the report. Null: not said.")
     why: Text | None = Field(default=None, description="Why it is done, for the report. Null: not said.")
     source: Source
     scope: Scope = Field(default_factory=Scope)

@@ -1,0 +1,60 @@
+"""What checks find, each with its place in the spec."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from reshelve.errors import AccessRefused, Problem, ReshelveError, SpecError
+from reshelve.redaction import redact
+from reshelve.spec import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal(Problem):
+    """A server refused the credentials, the TLS handshake or a privilege: not the spec's fault alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Estimated documents of the source, and their bytes of JSON."""
+
+    documents: int
+    bytes: int
+
+
+@dataclass(slots=True)
+class Findings:
+    """Collects problems; `field` is the dotted path of the field concerned."""
+
+    spec: Spec
+    problems: list[Problem] = field(default_factory=list)
+
+    def error(self, field: str, what: str, remedy: str, *, place: str | None = None) -> None:
+        self.problems.append(Problem(place or self.spec.place(field), redact(what), redact(remedy)))
+
+    def warning(self, field: str, what: str, remedy: str) -> None:
+        self.problems.append(Problem(self.spec.place(field), redact(what), redact(remedy), "warning"))
+
+    def refusal(self, field: str, what: str, remedy: str) -> None:
+        self.problems.append(Refusal(self.spec.place(field), redact(what), redact(remedy)))
+
+    def add(self, field: str, error: ReshelveError) -> None:
+        """The problem that an error of a client is."""
+        what = f"{error.what}: {error.why}" if error.why else error.what
+        if isinstance(error, AccessRefused):
+            self.refusal(field, what, error.remedy)
+        else:
+            self.error(field, what, error.remedy)
+
+
+def raise_for(problems: Sequence[Problem]) -> None:
+    """Raise SpecError when there are errors, or AccessRefused when all of them are refusals by a server."""
+    errors = [problem for problem in problems if problem.level == "error"]
+    if not errors:
+        return
+    if all(isinstance(problem, Refusal) for problem in errors):
+        first = errors[0]
+        others = "".join(f"; {problem.place}: {problem.what}" for problem in errors[1:])
+        raise AccessRefused(first.what, where=first.place, why=others.removeprefix("; "), remedy=first.remedy)
+    raise SpecError(problems)

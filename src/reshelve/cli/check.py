@@ -1,0 +1,48 @@
+"""`reshelve check`: every problem of a spec and of what it names, at once. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reshelve.check import check_spec, raise_for
+from reshelve.cli.output import JsonOption, show, show_json
+from reshelve.errors import Problem, ReshelveError, SpecError
+from reshelve.model import facts
+from reshelve.spec import load
+
+
+def check(
+    spec: Annotated[Path, typer.Argument(help="The spec.")],
+    as_json: JsonOption = False,
+) -> None:
+    """List every problem of a spec, its source, its target and its Kafka. Changes nothing.
+
+    Exit code 0 without errors, 2 with errors, 3 when all of them are refusals by a server."""
+    exit_code = 0
+    problems: Sequence[Problem]
+    try:
+        problems = check_spec(load(spec))
+        raise_for(problems)
+    except SpecError as error:
+        problems, exit_code = error.problems, error.exit_code
+    except ReshelveError as error:
+        exit_code = error.exit_code
+    if as_json:
+        show_json({"spec": str(spec), "problems": [facts(p) for p in problems], "ok": not exit_code})
+    else:
+        show("\n".join(describe(problems)))
+    raise typer.Exit(exit_code)
+
+
+def describe(problems: Sequence[Problem]) -> list[str]:
+    """The problems as lines, and how many there are of which level."""
+    lines = [f"{p.level}: {p.place}: {p.what}\n    remedy: {p.remedy}" for p in problems]
+    count = {level: sum(p.level == level for p in problems) for level in ("error", "warning")}
+    if not count["error"] and not count["warning"]:
+        return ["no problems"]
+    told = [f"{n} {level}{'s' if n > 1 else ''}" for level, n in count.items() if n]
+    return [*lines, ", ".join(told)]

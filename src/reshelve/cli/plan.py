@@ -1,0 +1,111 @@
+"""`reshelve plan`: what a run would do, printed and saved. Changes nothing on the servers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich import box
+from rich.table import Table
+
+from reshelve.check import check_spec, raise_for
+from reshelve.cli.output import JsonOption, say, show, show_json, stdout
+from reshelve.errors import UsageError
+from reshelve.plan import Plan, make_plan
+from reshelve.redaction import redact
+from reshelve.spec import load
+
+_SHOWN_SEGMENTS: Final = 8
+_PIPED_WIDTH: Final = 400  # a pipe has no edge to wrap at
+
+
+def plan(
+    spec: Annotated[Path, typer.Argument(help="The spec.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to save the plan. [default: <reindex>.plan.json]")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a run of the spec would do, and save it as a plan to approve."""
+    checked = load(spec)
+    problems = check_spec(checked)
+    raise_for(problems)
+    for problem in problems:
+        say(f"{problem.level}: {problem.place}: {problem.what}\n    remedy: {problem.remedy}")
+    made = make_plan(checked)
+    file = out or spec.parent / f"{made.reindex}.plan.json"
+    try:
+        file.write_text(made.to_json() + "\n", encoding="utf-8")
+    except OSError as error:
+        why = str(error.strerror)
+        raise UsageError("cannot save the plan", where=str(file), why=why, remedy="use --out") from error
+    if as_json:
+        show_json(made.as_dict())
+    else:
+        print_plan(made)
+    say(f"saved to {file}; next: reshelve run {spec}")
+
+
+def print_plan(made: Plan) -> None:
+    """The plan for a reader: tables on a terminal, plain columns in a pipe."""
+    _table("Plan", (), _overview(made))
+    _table("Segments", ("segment", "keys after", "up to"), _segments(made))
+    _table("Topics", ("topic", "partitions", "settings"), _topics(made))
+    changes = [(d.field, d.change, _short(d.before), _short(d.after)) for d in made.mapping_difference]
+    _table("Mapping", ("field", "change", "now", "new"), changes or [("no difference", "", "", "")])
+    for note in made.notes:
+        show(f"note: {note}")
+
+
+def _overview(made: Plan) -> list[tuple[str, str]]:
+    low, high = made.forecast.seconds_low, made.forecast.seconds_high
+    return [
+        ("run", made.run),
+        ("hash", made.hash),
+        ("alias", f"{made.alias}: {made.previous_index or '(new)'} -> {made.index}"),
+        ("scope", made.spec["scope"]["where"] or "everything the query returns"),
+        ("key", ", ".join(f"{column.name} ({column.type})" for column in made.source.key)),
+        ("tables", ", ".join(f"{table.schema}.{table.name}" for table in made.source.tables) or "none"),
+        ("documents", f"about {made.estimated_documents:,}"),
+        ("bytes", f"about {made.estimated_bytes / 1e6:,.1f} MB of JSON"),
+        ("copy", f"{low:,.0f} to {high:,.0f} s ({made.forecast.basis})"),
+    ]
+
+
+def _segments(made: Plan) -> list[tuple[str, str, str]]:
+    rows = [(str(s.number), _bound(s.low, "(the first)"), _bound(s.high, "(the last)")) for s in made.segments]
+    if len(rows) > _SHOWN_SEGMENTS:
+        hidden = len(rows) - _SHOWN_SEGMENTS
+        rows[_SHOWN_SEGMENTS // 2 : -_SHOWN_SEGMENTS // 2] = [("...", f"({hidden} more)", "")]
+    return rows
+
+
+def _topics(made: Plan) -> list[tuple[str, str, str]]:
+    return [
+        (topic.name, str(topic.partitions), " ".join(f"{k}={v}" for k, v in topic.config.items()))
+        for topic in made.topics
+    ]
+
+
+def _bound(bound: Sequence[str] | None, open_end: str) -> str:
+    return open_end if bound is None else ", ".join(bound)
+
+
+def _short(definition: dict[str, Any] | None) -> str:
+    return "" if definition is None else json.dumps(definition, ensure_ascii=False)
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    terminal = stdout.is_terminal
+    table = Table(title=title, title_justify="left", box=box.SIMPLE if terminal else None, show_header=bool(columns))
+    for column in columns or ("", ""):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(redact(cell).replace("[", r"\[") for cell in row))
+    if terminal:
+        stdout.print(table, soft_wrap=False)
+    else:
+        stdout.print(table, soft_wrap=False, width=_PIPED_WIDTH, crop=False)
