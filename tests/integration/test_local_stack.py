@@ -8,11 +8,13 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
+import urllib3
 
 from reshelve.errors import ReshelveError
 from reshelve.local.kafka import KafkaServer
@@ -62,6 +64,8 @@ def test_life_of_a_stack(tmp_path: Path) -> None:
         with psycopg.connect(exports["SOURCE_URL"]) as connection:
             assert connection.execute("SHOW wal_level").fetchone() == ("logical",)
             assert connection.execute("SHOW password_encryption").fetchone() == ("scram-sha-256",)
+        url = f"{exports['OPENSEARCH_URL']}/made/_doc/1?refresh=true"
+        assert urllib3.request("PUT", url, json={"text": "it makes an index"}).status == 201
         assert before["kafka"]["address"] == exports["KAFKA_BOOTSTRAP"]
 
         psutil.Process(int(before["kafka"]["pid"])).kill()
@@ -131,7 +135,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 def test_up_stops_what_it_started_when_a_server_fails(tmp_path: Path) -> None:
     stack = LocalStack(tmp_path / "stack")
-    stack.opensearch.start = _fail  # type: ignore[method-assign]
+    stack.opensearch.start = _fail  # type: ignore[assignment,method-assign]
     with pytest.raises(ReshelveError, match="not today"):
         stack.up()
     assert [server.alive() for server in stack.servers] == [False, False, False]
@@ -139,6 +143,6 @@ def test_up_stops_what_it_started_when_a_server_fails(tmp_path: Path) -> None:
     assert not stack.home.exists()
 
 
-def _fail() -> None:
+def _fail(cancelled: Callable[[], bool]) -> None:
     time.sleep(2)  # the others have begun by now
     raise ReshelveError("not today")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reshelve.cli.output import JsonOption, say, show, show_json
-from reshelve.errors import ReshelveError
+from reshelve.errors import ReshelveError, UsageError
 
 if TYPE_CHECKING:
     from reshelve.local.server import ServerStatus
@@ -44,10 +45,12 @@ def _stack(home: Path | None, heap: str = "1g") -> LocalStack:
 @app.command()
 def up(
     home: HomeOption = None,
-    heap: Annotated[str, typer.Option(help="Most heap that OpenSearch takes, as in -Xmx.")] = "1g",
+    heap: Annotated[str, typer.Option(help="Most heap of OpenSearch (-Xmx), where it is started.")] = "1g",
     as_json: JsonOption = False,
 ) -> None:
     """Start the servers that do not run; wait until all are healthy. Harmless when they run."""
+    if not re.fullmatch(r"[1-9][0-9]*[kmgKMG]", heap):
+        raise UsageError("cannot use --heap", where=heap, why="it is not a size", remedy="such as 512m or 1g")
     started = time.monotonic()
     stack = _stack(home, heap)
     stack.up()

