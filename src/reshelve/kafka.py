@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 from confluent_kafka import (
@@ -44,9 +44,6 @@ FENCED: Final = frozenset(
     }
 )
 ADMIN_TIMEOUT_S: Final = 30.0
-
-# librdkafka's own log goes to Python's logging: its text can hold what a terminal must not show.
-_log = logging.getLogger("reshelve.librdkafka")
 
 
 def kafka_error(error: KafkaException | KafkaError) -> KafkaError:
@@ -89,7 +86,7 @@ def refusal(error: KafkaException | KafkaError, what: str, where: str) -> Reshel
     return BlockedError(what, where=where, why=f"{inner.name()}: {inner.str()}", remedy="see the broker's log")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class KafkaCluster:
     """Where the brokers are and how to speak to them.
 
@@ -103,7 +100,8 @@ class KafkaCluster:
     def _base(self, on_error: Callable[[KafkaError], None] | None = None) -> dict[str, Any]:
         config: dict[str, Any] = {
             "bootstrap.servers": self.bootstrap,
-            "logger": _log,
+            # librdkafka would print to stderr past us; what matters comes as errors, and is said in our words.
+            "log_level": 2,
             "reconnect.backoff.max.ms": 2000,
             # A broker that answers "unknown topic" just after the topic was made is not an error yet.
             "topic.metadata.propagation.max.ms": 10000,
@@ -112,7 +110,9 @@ class KafkaCluster:
             config["error_cb"] = on_error
         return config | dict(self.config)
 
+    @cached_property
     def admin(self) -> AdminClient:
+        """The admin client, one for as long as this object lives: an answer awaited ends with its client."""
         return AdminClient(self._base())
 
     def producer(self, overrides: Mapping[str, Any] | None = None) -> Producer:
@@ -174,7 +174,7 @@ class KafkaCluster:
             config=dict(config),
         )
         try:
-            self.admin().create_topics([topic], operation_timeout=ADMIN_TIMEOUT_S)[name].result()
+            self.admin.create_topics([topic], operation_timeout=ADMIN_TIMEOUT_S)[name].result()
         except KafkaException as error:
             if kafka_error(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise refusal(error, f"cannot create topic {name}", self.bootstrap) from None
@@ -182,10 +182,9 @@ class KafkaCluster:
 
     def _await_topic(self, name: str, partitions: int) -> None:
         """Wait until every partition has a leader; without one the first produce would fail."""
-        admin = self.admin()
         deadline = time.monotonic() + ADMIN_TIMEOUT_S
         while time.monotonic() < deadline:
-            known = admin.list_topics(topic=name, timeout=ADMIN_TIMEOUT_S).topics[name].partitions
+            known = self.admin.list_topics(topic=name, timeout=ADMIN_TIMEOUT_S).topics[name].partitions
             if len(known) == partitions and all(p.leader >= 0 for p in known.values()):
                 return
             if len(known) not in (0, partitions):
@@ -200,7 +199,7 @@ class KafkaCluster:
     def topics(self, prefix: str) -> dict[str, int]:
         """The topics whose name starts with `prefix`, with their number of partitions."""
         try:
-            known = self.admin().list_topics(timeout=ADMIN_TIMEOUT_S).topics
+            known = self.admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics
         except KafkaException as error:
             raise refusal(error, "cannot list topics", self.bootstrap) from None
         return {name: len(topic.partitions) for name, topic in known.items() if name.startswith(prefix)}
@@ -209,7 +208,7 @@ class KafkaCluster:
         """Delete topics; one that is gone already is no error. Raises ReshelveError."""
         if not names:
             return
-        for name, future in self.admin().delete_topics(list(names), operation_timeout=ADMIN_TIMEOUT_S).items():
+        for name, future in self.admin.delete_topics(list(names), operation_timeout=ADMIN_TIMEOUT_S).items():
             try:
                 future.result()
             except KafkaException as error:
@@ -223,7 +222,7 @@ class KafkaCluster:
         if missing:
             request = ConsumerGroupTopicPartitions(group, missing)
             try:
-                self.admin().alter_consumer_group_offsets([request])[group].result()
+                self.admin.alter_consumer_group_offsets([request])[group].result()
             except KafkaException as error:
                 raise refusal(error, f"cannot set the offsets of group {group}", self.bootstrap) from None
 
@@ -232,15 +231,15 @@ class KafkaCluster:
         wanted = [TopicPartition(topic, p) for p in range(partitions)]
         request = ConsumerGroupTopicPartitions(group, wanted)
         try:
-            found = self.admin().list_consumer_group_offsets([request])[group].result().topic_partitions
+            found = self.admin.list_consumer_group_offsets([request])[group].result().topic_partitions
         except KafkaException as error:
             raise refusal(error, f"cannot read the offsets of group {group}", self.bootstrap) from None
         return {tp.partition: tp.offset if tp.offset >= 0 else None for tp in found}
 
     def stable_ends(self, topic: str, partitions: int) -> dict[int, int]:
         """The last stable offset of every partition: a reader of committed records ends there."""
-        request = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(partitions)}
-        futures = self.admin().list_offsets(
+        request = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(partitions)}  # type: ignore[no-untyped-call]
+        futures = self.admin.list_offsets(
             request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ADMIN_TIMEOUT_S
         )
         try:

@@ -65,7 +65,7 @@ def read_holder(cluster: KafkaCluster, reindex: str) -> Holder | None:
     group = lease_group(reindex)
     try:
         members = (
-            cluster.admin().describe_consumer_groups([group], request_timeout=ADMIN_TIMEOUT_S)[group].result().members
+            cluster.admin.describe_consumer_groups([group], request_timeout=ADMIN_TIMEOUT_S)[group].result().members
         )
     except KafkaException as error:
         if "GROUP_ID_NOT_FOUND" in str(error):

@@ -51,14 +51,14 @@ def load_context(cluster: KafkaCluster, run: str) -> tuple[RunState, RunContext]
 
 def work(role: str, cluster: KafkaCluster, run: str, *, name: str, with_parent: bool, web_port: int | None) -> None:
     """Work in a role until SIGTERM, Ctrl-C or the end of the run. Raises ReshelveError when it can't go on."""
+    state, context = load_context(cluster, run)
+    if role == "validator":
+        run_validator(context, web_port=web_port, stop_when_parent_dies=with_parent, on_ready=_say_where)
+        return
     stop = threading.Event()
     _stop_on_signals(stop)
     if with_parent:
         threading.Thread(target=_stop_without_parent, args=[stop], daemon=True).start()
-    state, context = load_context(cluster, run)
-    if role == "validator":
-        run_validator(context, web_port=web_port, stop=stop)
-        return
     reporter = Reporter(context.cluster, context.run, role, name, stop=stop)
     if not with_parent:
         threading.Thread(target=_stop_at_the_end, args=[cluster, str(state.run), stop], daemon=True).start()
@@ -73,6 +73,10 @@ def work(role: str, cluster: KafkaCluster, run: str, *, name: str, with_parent: 
         raise
     finally:
         reporter.close()
+
+
+def _say_where(url: str | None) -> None:
+    print(f"validator ready{'' if url is None else f': results at {url}'}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _role(role: str, context: RunContext, state: RunState, name: str, reporter: Reporter) -> Callable[[], None]:

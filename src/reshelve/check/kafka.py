@@ -62,7 +62,8 @@ def _check_creation(findings: Findings, cluster: KafkaCluster) -> None:
         replication_factor=spec.kafka.replication_factor or -1,
         config={"retention.ms": "-1", "max.message.bytes": str(spec.kafka.max_document_bytes)},
     )
+    admin = cluster.admin
     try:
-        cluster.admin().create_topics([topic], operation_timeout=10, validate_only=True)[topic.topic].result()
+        admin.create_topics([topic], operation_timeout=10, validate_only=True)[topic.topic].result()
     except KafkaException as error:
         findings.add(_BOOTSTRAP, refusal(error, "Kafka would refuse the run's topics", spec.kafka.bootstrap))

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from reshelve.cli import local
+from reshelve.cli.worker import worker
 from reshelve.cli.output import show_error
 from reshelve.errors import ReshelveError
 
@@ -17,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
+app.command()(worker)
 app.add_typer(local.app, name="local")
 
 
@@ -25,5 +27,5 @@ def main() -> None:
     try:
         app()
     except ReshelveError as error:
-        show_error(error, as_json="--json" in sys.argv)
+        show_error(error, as_json="--json" in sys.argv or "--with-parent" in sys.argv)
         sys.exit(error.exit_code)

@@ -1,0 +1,161 @@
+"""The report of a run: what an auditor or the next person on call asks for, as Markdown and JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from reshelve import __version__
+from reshelve.plan import Plan
+from reshelve.state import RunState
+
+
+def report_facts(plan: Plan, state: RunState) -> dict[str, Any]:
+    """The report as data. Everything in it comes from the journal."""
+    seen = state.facts
+    return {
+        "version": 1,
+        "reshelve": __version__,
+        "run": str(state.run),
+        "reindex": plan.reindex,
+        "outcome": _outcome(state),
+        "error": state.error,
+        "owner": state.owner or None,
+        "why": plan.spec.get("why"),
+        "planned_at": state.planned_at,
+        "started_at": state.started_at,
+        "ended_at": state.ended_at or None,
+        "duration_seconds": state.duration_s,
+        "plan_hash": plan.hash,
+        "scope": {"where": (plan.spec.get("scope") or {}).get("where"), "query": plan.spec["source"]["postgres"]["query"]},
+        "source": plan.spec["source"]["postgres"]["url"],
+        "alias": plan.alias,
+        "index": plan.index,
+        "index_uuid": state.index_uuid or None,
+        "previous_index": plan.previous_index,
+        "notes": list(plan.notes),
+        "copied": seen.get("copied"),
+        "validation": seen.get("validated"),
+        "gates": seen.get("gates", {}).get("gates"),
+        "cutover": seen.get("cutover"),
+        "rolled_back": state.rolled_back,
+        "stages": state.stages,
+        "errors": state.errors,
+        "journal": {"topic": "reshelve.journal", "run": str(state.run), "entries": state.events},
+    }
+
+
+def _outcome(state: RunState) -> str:
+    if state.rolled_back:
+        return "Rolled back"
+    if state.state == "completed":
+        return "Completed: Reindex complete"
+    return {"blocked": "Blocked", "failed": "Failed", "aborted": "Aborted"}.get(state.state, state.state.capitalize())
+
+
+def write_report(plan: Plan, state: RunState, folder: Path) -> tuple[Path, Path]:
+    """Write report.md and report.json into `folder`; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = report_facts(plan, state)
+    markdown, data = folder / "report.md", folder / "report.json"
+    for file, text in ((markdown, render(found)), (data, json.dumps(found, ensure_ascii=False, indent=2) + "\n")):
+        partial = file.with_suffix(file.suffix + ".new")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
+    return markdown, data
+
+
+def render(found: dict[str, Any]) -> str:
+    """The report's facts as Markdown."""
+    lines = [
+        f"# {found['outcome']}: {found['reindex']}",
+        "",
+        *_table(
+            ("Run", f"`{found['run']}`"),
+            ("Outcome", found["outcome"]),
+            ("Owner", found["owner"] or "not named in the spec"),
+            ("Why", found["why"] or "not said in the spec"),
+            ("Started", found["started_at"]),
+            ("Ended", found["ended_at"] or "not yet"),
+            ("Duration", _duration(found["duration_seconds"])),
+            ("Source", f"`{found['source']}`"),
+            ("Scope", f"`{found['scope']['where']}`" if found["scope"]["where"] else "full"),
+            ("Alias", f"`{found['alias']}`"),
+            ("Index", f"`{found['index']}` (UUID `{found['index_uuid']}`)"),
+            ("Previous index", f"`{found['previous_index']}`" if found["previous_index"] else "none"),
+            ("Plan", f"`{found['plan_hash']}`"),
+        ),
+        "",
+    ]
+    if found["error"]:
+        error = found["error"]
+        lines += ["## What stopped it", "", f"{error['what']} ({error['where']}): {error['why']}", ""]
+        lines += [f"To remedy: {error['remedy']}", ""]
+    lines += ["## What it does not cover", "", *(f"- {note}" for note in found["notes"]), ""]
+    lines += _copied(found["copied"])
+    lines += _validation(found["validation"])
+    if found["gates"]:
+        lines += ["## Gates of the cut-over", "", "| gate | value | threshold | |", "|---|---|---|---|"]
+        lines += [f"| {g['name']} | {g['value']} | {g['threshold']} | {'open' if g['open'] else 'closed'} |" for g in found["gates"]]
+        lines.append("")
+    lines += ["## Stages", "", *(f"- {at} {stage}" for stage, at in found["stages"].items()), ""]
+    if found["errors"]:
+        lines += ["## Errors on the way", "", *(f"- {e['at']} {e.get('what', '')}" for e in found["errors"]), ""]
+    lines += ["## Links", ""]
+    lines += [
+        "- these facts as data: [report.json](report.json)",
+        "- the logs of this machine's workers: [logs/](logs/)",
+        f"- the run log: topic `{found['journal']['topic']}`, key `{found['run']}`, {found['journal']['entries']} entries",
+        f"- the query: see `scope.query` in report.json; the whole spec is in the journal's entry `planned`",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _copied(copied: dict[str, Any] | None) -> list[str]:
+    if copied is None:
+        return []
+    return [
+        "## Copied",
+        "",
+        *_table(
+            ("Rows read", f"{copied['rows']:,}"),
+            ("Documents", f"{copied['documents']:,}"),
+            ("Left out by the transform", f"{copied['left_out']:,}"),
+            ("Rejected while reading", f"{copied['rejected']:,}"),
+            ("JSON", f"{copied['bytes'] / 1e6:,.1f} MB"),
+            ("Receipts", f"tile all {copied['segments']} segments, checksum `{copied['checksum']:016x}`"),
+        ),
+        "",
+    ]
+
+
+def _validation(validation: dict[str, Any] | None) -> list[str]:
+    if validation is None:
+        return ["## Validation", "", "Not validated.", ""]
+    lines = ["## Validation", "", validation["summary"], ""]
+    lines += ["| partition | topic | index | checksum | samples | drift |", "|---:|---:|---:|---|---:|---|"]
+    for verdict in validation["partitions"]:
+        same = {True: "equal", False: "differs", None: "not asked for"}[verdict["checksums_match"]]
+        drift = ", ".join(f"{count} {name}" for name, count in verdict["drift"].items() if count) or "none"
+        index = "–" if verdict["target_documents"] is None else f"{verdict['target_documents']:,}"
+        lines.append(
+            f"| {verdict['partition']} | {verdict['topic_documents']:,} | {index} | {same} | {verdict['samples']} | {drift} |"
+        )
+    drifted = [pair for verdict in validation["partitions"] for pair in verdict["drifted"]]
+    if drifted:
+        lines += ["", "Drifted keys (the first of each partition):", ""]
+        lines += [f"- `{key}`: {drift}" for key, drift in drifted]
+    return [*lines, ""]
+
+
+def _table(*rows: tuple[str, str]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "not started"
+    minutes, rest = divmod(seconds, 60)
+    return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.1f} s"

@@ -1,0 +1,298 @@
+"""The run: creates, copies, indexes, validates, swaps, closes; on one machine, in the foreground.
+
+A run that was stopped, killed or blocked goes through the same stages again: each finds what is done
+already (topics, index, tasks, receipts, offsets) and does only what is left.
+
+    create    topics, consumer groups at offset 0, the index with its private write alias, the page tasks
+    copy      until the receipts tile every segment
+    index     until every partition is durably indexed up to its last stable offset
+    validate  topic against index, source against index
+    cutover   the gates, then one atomic swap of the alias
+    close     the report
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+from confluent_kafka import KafkaException
+
+from reshelve.children import Children
+from reshelve.consumers import generation
+from reshelve.context import RunContext
+from reshelve.cutover import Gate, cut_over
+from reshelve.errors import BlockedError, Interrupted, ReshelveError
+from reshelve.journal import JournalWriter
+from reshelve.kafka import KafkaCluster, refusal
+from reshelve.lease import Lease
+from reshelve.model import facts
+from reshelve.producers.tasks import seed_pages
+from reshelve.progress import Progress, ProgressReader
+from reshelve.report import write_report
+from reshelve.state import RunState
+from reshelve.validator.coordinator import validate
+from reshelve.validator.verdict import Validation
+
+T = TypeVar("T")
+_TICK_S: Final = 0.2
+_CHECKPOINT_S: Final = 5.0
+
+
+class Observer(Protocol):
+    """Whoever watches: the terminal, or a log."""
+
+    def stage(self, name: str) -> None: ...
+    def progress(self, stage: str, progress: Progress) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a run is driven here; none of it changes what comes out.
+
+    until                  "copied" or "validated" stops before the swap; None goes through
+    page_readers, indexers  workers on this machine; others may join from elsewhere
+    reports                where report and logs go, in a folder named after the run
+    """
+
+    until: str | None
+    page_readers: int
+    indexers: int
+    reports: Path
+    environ: dict[str, str]
+
+
+class Run:
+    """Drives one run. `stop` is set by Ctrl-C or SIGTERM."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        state: RunState,
+        journal: JournalWriter,
+        lease: Lease,
+        options: Options,
+        observer: Observer,
+        stop: threading.Event,
+    ) -> None:
+        self._context, self._state, self._journal, self._lease = context, state, journal, lease
+        self._options, self._observer, self._stop = options, observer, stop
+        self._folder = options.reports / str(context.run)
+        self._children = Children(str(context.run), options.environ, self._folder / "logs", self._on_death)
+        self._reader: ProgressReader | None = None
+        self._stage = ""
+        self._checkpoint_at = 0.0
+        self._checkpoint: dict[str, Any] = {}
+
+    def drive(self) -> RunState:
+        """Go through the stages. Raises what ends the run early, after it is in the journal."""
+        try:
+            self._go()
+        except (Interrupted, KeyboardInterrupt):
+            self._children.stop()
+            self._record("interrupted", {"stage": self._stage})
+            raise
+        except BlockedError as error:
+            self._children.stop()
+            if error.code != "lease":  # the journal is another process's now
+                self._record("blocked", error.as_dict() | {"stage": self._stage})
+                self._report()
+            raise
+        except ReshelveError as error:
+            self._children.stop()
+            self._record("failed", error.as_dict() | {"stage": self._stage})
+            self._report()
+            raise
+        finally:
+            self._children.stop()
+            if self._reader is not None:
+                self._reader.close()
+        return self._state
+
+    def _go(self) -> None:
+        if "cutover" in self._state.facts:  # it ended between the swap and the report
+            self._close()
+            return
+        self._enter("create")
+        self._create()
+        self._reader = ProgressReader(self._context)
+        self._enter("copy")
+        self._children.start("pages", self._options.page_readers)
+        self._children.start("indexer", self._options.indexers)
+        progress = self._until("copy", lambda now: now.tiling.complete or bool(now.tiling.faults))
+        if progress.tiling.faults:
+            raise BlockedError(
+                "the receipts do not tile the segments",
+                where=self._context.run.topic("progress"),
+                why="; ".join(progress.tiling.faults[:5]),
+                remedy="this should never be: keep the topics for a report of the fault, and start a new run",
+            )
+        self._children.stop("pages")
+        self._record("copied", facts(progress.tiling))
+        if self._options.until == "copied":
+            self._stop_here("copied")
+            return
+        self._enter("index")
+        progress = self._until("index", lambda now: now.tiling.complete and now.drained)
+        self._record("drained", progress.as_dict())
+        self._enter("validate")
+        validation = self._validate(progress)
+        if self._options.until == "validated":
+            self._stop_here("validated")
+            return
+        self._enter("cutover")
+        self._cut_over(progress, validation)
+        self._close()
+
+    def _create(self) -> None:
+        context, plan = self._context, self._context.plan
+        for topic in plan.topics:
+            context.cluster.create_topic(topic.name, topic.partitions, topic.config, context.spec.kafka.replication_factor)
+        run = context.run
+        context.cluster.start_group(run.group("pages"), run.topic("pages"), context.partitions)
+        context.cluster.start_group(run.group("indexer"), run.topic("documents"), context.partitions)
+        uuid = generation.create(context.opensearch, plan.index, plan.write_alias, plan.definition)
+        known = self._state.index_uuid
+        if known and known != uuid:
+            raise BlockedError(
+                f"index {plan.index} is not the one that the run made",
+                where=plan.spec["target"]["opensearch"]["url"],
+                why=f"its UUID is {uuid}, not {known}: what was indexed is gone",
+                remedy=f"`reshelve clean {run}`, then start a new run",
+            )
+        if not known:
+            self._record("created", {"index": plan.index, "uuid": uuid, "topics": [t.name for t in plan.topics]})
+        seed_pages(context.cluster, run, plan.segments, context.partitions)
+
+    def _until(self, stage: str, done: Callable[[Progress], bool]) -> Progress:
+        """Watch the workers until `done`; keep lease, journal and observer up to date."""
+        while True:
+            progress = self._tick(stage)
+            if done(progress):
+                self._write_checkpoint(progress, force=True)
+                return progress
+
+    def _tick(self, stage: str) -> Progress:
+        if self._stop.is_set():
+            raise Interrupted(
+                f"stopped in stage {stage}", where=str(self._context.run), remedy="run the same command again: it resumes"
+            )
+        assert self._reader is not None
+        self._lease.poll()
+        self._children.tend()
+        progress = self._reader.poll()
+        limit = self._context.spec.limits.max_rejects
+        if progress.rejects > limit:
+            raise BlockedError(
+                f"{progress.rejects} documents were rejected",
+                where=self._context.run.topic("rejects"),
+                why=f"limits.max_rejects allows {limit}",
+                remedy=f"see them with `reshelve rejects list {self._context.run}`, correct the cause, run with --new",
+            )
+        self._observer.progress(stage, progress)
+        self._write_checkpoint(progress)
+        self._stop.wait(_TICK_S)
+        return progress
+
+    def _beside(self, stage: str, work: Callable[[], T]) -> T:
+        """Do something that blocks, while the workers are watched all the same."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+                future.set_exception(error)
+
+        threading.Thread(target=run, daemon=True, name=stage).start()
+        while not future.done():
+            self._tick(stage)
+        return future.result()
+
+    def _validate(self, progress: Progress) -> Validation:
+        self._children.start("validator", 1)
+        validation = self._beside(
+            "validate", lambda: validate(self._context, progress.tiling, report=self._observer.say)
+        )
+        self._children.stop("validator")
+        self._record("validated", validation.as_dict())
+        if not validation.clean:
+            run = self._context.run
+            raise BlockedError(
+                "the validation found differences",
+                where=self._context.plan.index,
+                why=validation.summary(),
+                remedy=(
+                    f"`reshelve rejects list {run}` lists the rejected documents with the server's reason; "
+                    f"correct the mapping, the query or the transform, then `reshelve run --new`"
+                    if validation.rejected or progress.rejects
+                    else f"`reshelve validate {run}` lists the keys; what wrote to the index or the source meanwhile?"
+                ),
+            )
+        return validation
+
+    def _cut_over(self, progress: Progress, validation: Validation) -> None:
+        plan = self._context.plan
+
+        def gates_seen(gates: tuple[Gate, ...]) -> None:
+            self._record("gates", {"gates": [facts(gate) for gate in gates]})
+            # Fences: whoever else drove this reindex before can't reach the swap after this entry.
+            self._record("cutover_began", {"alias": plan.alias, "from": plan.previous_index, "to": plan.index})
+
+        self._children.stop("indexer")
+        self._lease.poll()
+        cut_over(self._context, self._state.index_uuid, progress.tiling, validation, on_gates=gates_seen)
+        self._record("cutover", {"alias": plan.alias, "from": plan.previous_index, "to": plan.index})
+        self._observer.say(f"alias {plan.alias} now points to {plan.index}")
+
+    def _close(self) -> None:
+        self._enter("close")
+        self._record("completed", {"message": "Reindex complete"})
+        self._report()
+
+    def _stop_here(self, where: str) -> None:
+        self._children.stop()
+        self._record("stopped", {"until": where})
+        self._report()
+
+    def _report(self) -> None:
+        files = write_report(self._context.plan, self._state, self._folder)
+        self._observer.say(f"report: {files[0]}")
+
+    def _enter(self, stage: str) -> None:
+        self._stage = stage
+        self._observer.stage(stage)
+        if self._state.stage != stage or stage not in self._state.stages:
+            self._record("stage", {"stage": stage})
+
+    def _record(self, kind: str, data: dict[str, Any]) -> None:
+        self._state.take(self._journal.append(kind, data))
+
+    def _write_checkpoint(self, progress: Progress, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if not force and now - self._checkpoint_at < _CHECKPOINT_S:
+            return
+        checkpoint = progress.as_dict()
+        if checkpoint != self._checkpoint:
+            self._record("checkpoint", checkpoint)
+        self._checkpoint_at, self._checkpoint = now, checkpoint
+
+    def _on_death(self, what: str) -> None:
+        self._observer.say(what)
+        self._record("error", {"what": what, "stage": self._stage})
+
+
+def delete_run_topics(cluster: KafkaCluster, prefix: str) -> list[str]:
+    """Delete the topics and groups of a run; their names. Raises ReshelveError."""
+    names = sorted(cluster.topics(prefix))
+    try:
+        cluster.delete_topics(names)
+    except KafkaException as error:
+        raise refusal(error, "cannot delete the run's topics", cluster.bootstrap) from None
+    return names
