@@ -205,3 +205,13 @@ class ProgressReader:
         if refused.code == "access":
             raise refused
         self._trouble = str(refused)
+
+
+def read_tiling(context: RunContext) -> Tiling:
+    """How far the receipts cover the plan's segments now. Raises ReshelveError."""
+    receipts = [
+        decode_receipt(record)
+        for message in context.cluster.read(context.run.topic("progress"), [0])
+        if schema_of(record := message.value() or b"") is RECEIPT
+    ]
+    return tile(context.plan.segments, receipts)

@@ -28,7 +28,10 @@ def report_facts(plan: Plan, state: RunState) -> dict[str, Any]:
         "ended_at": state.ended_at or None,
         "duration_seconds": state.duration_s,
         "plan_hash": plan.hash,
-        "scope": {"where": (plan.spec.get("scope") or {}).get("where"), "query": plan.spec["source"]["postgres"]["query"]},
+        "scope": {
+            "where": (plan.spec.get("scope") or {}).get("where"),
+            "query": plan.spec["source"]["postgres"]["query"],
+        },
         "source": plan.spec["source"]["postgres"]["url"],
         "alias": plan.alias,
         "index": plan.index,
@@ -97,7 +100,10 @@ def render(found: dict[str, Any]) -> str:
     lines += _validation(found["validation"])
     if found["gates"]:
         lines += ["## Gates of the cut-over", "", "| gate | value | threshold | |", "|---|---|---|---|"]
-        lines += [f"| {g['name']} | {g['value']} | {g['threshold']} | {'open' if g['open'] else 'closed'} |" for g in found["gates"]]
+        lines += [
+            f"| {g['name']} | {g['value']} | {g['threshold']} | {'open' if g['open'] else 'closed'} |"
+            for g in found["gates"]
+        ]
         lines.append("")
     lines += ["## Stages", "", *(f"- {at} {stage}" for stage, at in found["stages"].items()), ""]
     if found["errors"]:
@@ -106,8 +112,9 @@ def render(found: dict[str, Any]) -> str:
     lines += [
         "- these facts as data: [report.json](report.json)",
         "- the logs of this machine's workers: [logs/](logs/)",
-        f"- the run log: topic `{found['journal']['topic']}`, key `{found['run']}`, {found['journal']['entries']} entries",
-        f"- the query: see `scope.query` in report.json; the whole spec is in the journal's entry `planned`",
+        f"- the run log: topic `{found['journal']['topic']}`, key `{found['run']}`,"
+        f" {found['journal']['entries']} entries",
+        "- the query: see `scope.query` in report.json; the whole spec is in the journal's entry `planned`",
         "",
     ]
     return "\n".join(lines)
@@ -140,9 +147,8 @@ def _validation(validation: dict[str, Any] | None) -> list[str]:
         same = {True: "equal", False: "differs", None: "not asked for"}[verdict["checksums_match"]]
         drift = ", ".join(f"{count} {name}" for name, count in verdict["drift"].items() if count) or "none"
         index = "–" if verdict["target_documents"] is None else f"{verdict['target_documents']:,}"
-        lines.append(
-            f"| {verdict['partition']} | {verdict['topic_documents']:,} | {index} | {same} | {verdict['samples']} | {drift} |"
-        )
+        topic = f"{verdict['topic_documents']:,}"
+        lines.append(f"| {verdict['partition']} | {topic} | {index} | {same} | {verdict['samples']} | {drift} |")
     drifted = [pair for verdict in validation["partitions"] for pair in verdict["drifted"]]
     if drifted:
         lines += ["", "Drifted keys (the first of each partition):", ""]

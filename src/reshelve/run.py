@@ -21,15 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from confluent_kafka import KafkaException
-
 from reshelve.children import Children
 from reshelve.consumers import generation
 from reshelve.context import RunContext
-from reshelve.cutover import Gate, cut_over
+from reshelve.cutover import GateFacts, cut_over, gates, gather
 from reshelve.errors import BlockedError, Interrupted, ReshelveError
 from reshelve.journal import JournalWriter
-from reshelve.kafka import KafkaCluster, refusal
 from reshelve.lease import Lease
 from reshelve.model import facts
 from reshelve.producers.tasks import seed_pages
@@ -153,7 +150,9 @@ class Run:
     def _create(self) -> None:
         context, plan = self._context, self._context.plan
         for topic in plan.topics:
-            context.cluster.create_topic(topic.name, topic.partitions, topic.config, context.spec.kafka.replication_factor)
+            context.cluster.create_topic(
+                topic.name, topic.partitions, topic.config, context.spec.kafka.replication_factor
+            )
         run = context.run
         context.cluster.start_group(run.group("pages"), run.topic("pages"), context.partitions)
         context.cluster.start_group(run.group("indexer"), run.topic("documents"), context.partitions)
@@ -181,7 +180,9 @@ class Run:
     def _tick(self, stage: str) -> Progress:
         if self._stop.is_set():
             raise Interrupted(
-                f"stopped in stage {stage}", where=str(self._context.run), remedy="run the same command again: it resumes"
+                f"stopped in stage {stage}",
+                where=str(self._context.run),
+                remedy="run the same command again: it resumes",
             )
         assert self._reader is not None
         self._lease.poll()
@@ -238,18 +239,11 @@ class Run:
         return validation
 
     def _cut_over(self, progress: Progress, validation: Validation) -> None:
-        plan = self._context.plan
-
-        def gates_seen(gates: tuple[Gate, ...]) -> None:
-            self._record("gates", {"gates": [facts(gate) for gate in gates]})
-            # Fences: whoever else drove this reindex before can't reach the swap after this entry.
-            self._record("cutover_began", {"alias": plan.alias, "from": plan.previous_index, "to": plan.index})
-
         self._children.stop("indexer")
-        self._lease.poll()
-        cut_over(self._context, self._state.index_uuid, progress.tiling, validation, on_gates=gates_seen)
-        self._record("cutover", {"alias": plan.alias, "from": plan.previous_index, "to": plan.index})
-        self._observer.say(f"alias {plan.alias} now points to {plan.index}")
+        self._observer.say("recomputing counts and checksums for the gates")
+        context, uuid = self._context, self._state.index_uuid
+        found = self._beside("cutover", lambda: gather(context, progress.tiling, validation, uuid))
+        swap_alias(context, found, self._record, self._observer.say)
 
     def _close(self) -> None:
         self._enter("close")
@@ -288,11 +282,16 @@ class Run:
         self._record("error", {"what": what, "stage": self._stage})
 
 
-def delete_run_topics(cluster: KafkaCluster, prefix: str) -> list[str]:
-    """Delete the topics and groups of a run; their names. Raises ReshelveError."""
-    names = sorted(cluster.topics(prefix))
-    try:
-        cluster.delete_topics(names)
-    except KafkaException as error:
-        raise refusal(error, "cannot delete the run's topics", cluster.bootstrap) from None
-    return names
+def swap_alias(
+    context: RunContext, found: GateFacts, record: Callable[[str, dict[str, Any]], None], say: Callable[[str], None]
+) -> None:
+    """The cut-over with its entries in the journal. Raises GateClosed, TargetRefused, Unreachable.
+
+    The entry `cutover_began` is also the fence: who drove this reindex before can't get past writing it."""
+    plan = context.plan
+    record("gates", {"gates": [gate.as_dict() for gate in gates(found)]})
+    move = {"alias": plan.alias, "from": plan.previous_index, "to": plan.index}
+    record("cutover_began", move)
+    health = cut_over(context, found, report=say)
+    record("cutover", move | {"copies": facts(health)})
+    say(f"alias {plan.alias} now points to {plan.index}")

@@ -6,9 +6,18 @@ import sys
 
 import typer
 
-from reshelve.cli import local
-from reshelve.cli.worker import worker
+from reshelve.cli import local, rejects
+from reshelve.cli.check import check
+from reshelve.cli.clean import clean
+from reshelve.cli.cutover import cutover
+from reshelve.cli.init import init
 from reshelve.cli.output import show_error
+from reshelve.cli.plan import plan
+from reshelve.cli.rollback import rollback
+from reshelve.cli.run import run
+from reshelve.cli.status import runs, status
+from reshelve.cli.validate import validate
+from reshelve.cli.worker import worker
 from reshelve.errors import ReshelveError
 
 app = typer.Typer(
@@ -18,7 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-app.command()(worker)
+for verb in (init, check, plan, run, status, validate, cutover, rollback, runs, clean, worker):
+    app.command()(verb)
+app.add_typer(rejects.app, name="rejects")
 app.add_typer(local.app, name="local")
 
 

@@ -1,0 +1,81 @@
+"""What a run leaves behind, and its removal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaException
+
+from reshelve.consumers import generation
+from reshelve.context import RunContext
+from reshelve.errors import UsageError
+from reshelve.kafka import KafkaCluster, kafka_error, refusal
+from reshelve.state import RunState
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What `clean` removes.
+
+    index, uuid  the generation that nobody searches: the previous one after a cut-over, this run's otherwise;
+                 empty when there is none
+    """
+
+    topics: tuple[str, ...]
+    groups: tuple[str, ...]
+    index: str
+    uuid: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"topics": list(self.topics), "groups": list(self.groups), "index": self.index or None}
+
+
+def find_leftovers(context: RunContext, state: RunState) -> Leftovers:
+    """Look at what there is. The index that the alias points to is never among it.
+
+    Raises UsageError when it can't be told which generation is searched, ReshelveError."""
+    plan, client = context.plan, context.opensearch
+    searched = generation.alias_targets(client, plan.alias).indexes
+    topics = tuple(sorted(context.cluster.topics(context.run.prefix)))
+    groups = tuple(sorted(_groups(context.cluster, context.run.prefix)))
+    swapped = "cutover" in state.facts or "cutover_began" in state.facts
+    candidates = [(plan.index, state.index_uuid)]
+    if swapped and plan.previous_index and plan.previous_uuid:
+        candidates.append((plan.previous_index, plan.previous_uuid))
+    for index, uuid in candidates:
+        if index not in searched and generation.uuid(client, index) == uuid and uuid:
+            return Leftovers(topics, groups, index, uuid)
+    return Leftovers(topics, groups, "", "")
+
+
+def remove(context: RunContext, leftovers: Leftovers) -> None:
+    """Groups first, so that no worker writes on; then the index, then the topics. Raises ReshelveError."""
+    _delete_groups(context.cluster, leftovers.groups)
+    if leftovers.index:
+        generation.drop(context.opensearch, leftovers.index, leftovers.uuid)
+    context.cluster.delete_topics(leftovers.topics)
+
+
+def _groups(cluster: KafkaCluster, prefix: str) -> list[str]:
+    try:
+        found = cluster.admin.list_consumer_groups(request_timeout=30).result().valid
+    except KafkaException as error:
+        raise refusal(error, "cannot list consumer groups", cluster.bootstrap) from None
+    return [group.group_id for group in found if group.group_id.startswith(prefix)]
+
+
+def _delete_groups(cluster: KafkaCluster, groups: tuple[str, ...]) -> None:
+    if not groups:
+        return
+    for group, future in cluster.admin.delete_consumer_groups(list(groups), request_timeout=30).items():
+        try:
+            future.result()
+        except KafkaException as error:
+            name = kafka_error(error).name()
+            if name == "NON_EMPTY_GROUP":
+                raise UsageError(
+                    f"workers of group {group} still run", where=cluster.bootstrap, remedy="stop them, then clean again"
+                ) from None
+            if name != "GROUP_ID_NOT_FOUND":
+                raise refusal(error, f"cannot delete group {group}", cluster.bootstrap) from None

@@ -1,0 +1,85 @@
+"""`reshelve run`: the whole reindex, in the foreground, on one machine."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from enum import Enum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from reshelve.check import check_spec, raise_for
+from reshelve.cli.connection import cluster_environment
+from reshelve.cli.display import make_display, span
+from reshelve.cli.output import JsonOption, say, show, show_json
+from reshelve.report import report_facts
+from reshelve.run import Options, Run
+from reshelve.session import open_session
+from reshelve.spec import load
+
+
+class Until(Enum):
+    """Where to stop before the swap."""
+
+    copied = "copied"
+    validated = "validated"
+
+
+def run(
+    spec: Annotated[Path, typer.Argument(help="The spec.")],
+    until: Annotated[Until | None, typer.Option(help="Stop before the swap; running again goes on.")] = None,
+    new: Annotated[bool, typer.Option("--new", help="Give an unfinished run up instead of going on with it.")] = False,
+    page_readers: Annotated[int, typer.Option(min=0, help="Page readers on this machine.")] = 1,
+    indexers: Annotated[int, typer.Option(min=0, help="Indexers on this machine.")] = 1,
+    reports: Annotated[Path, typer.Option(help="Folder for reports and logs, one folder for each run.")] = Path(
+        "reports"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Rebuild the index: copy, index, validate, swap the alias, report. Ctrl-C stops cleanly; again resumes."""
+    checked = load(spec)
+    problems = check_spec(checked)
+    raise_for(problems)
+    for problem in problems:
+        say(f"{problem.level}: {problem.place}: {problem.what}\n    remedy: {problem.remedy}")
+    stop = threading.Event()
+    _stop_on_signals(stop)
+    session = open_session(checked, anew=new, until=until.value if until else None, stop=stop, report=say)
+    plan = session.context.plan
+    for note in plan.notes:
+        say(f"note: {note}")
+    say(f"run {plan.run}: about {plan.estimated_documents:,} documents into {plan.index}, behind alias {plan.alias}")
+    display = make_display(plan, as_json)
+    options = Options(
+        until.value if until else None, page_readers, indexers, reports, cluster_environment(session.context.cluster)
+    )
+    try:
+        state = Run(session.context, session.state, session.journal, session.lease, options, display, stop).drive()
+    finally:
+        display.close()
+        session.lease.release()
+    if as_json:
+        show_json({"v": 1, "event": "ended", **report_facts(plan, state)})
+    elif until is None:
+        duration = span(state.duration_s or 0)
+        show(f"Reindex complete: alias {plan.alias} points to {plan.index} after {duration}.")
+        say(f"next: reshelve rollback {plan.run} goes back; reshelve clean {plan.run} removes topics and old index")
+    else:
+        show(f"Run {plan.run} is {until.value}; the alias is where it was.")
+        say(f"next: reshelve run {spec}" + ("" if until is Until.copied else f" or reshelve cutover {plan.run}"))
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    """The first Ctrl-C asks for a clean stop, the second ends at once: nothing is lost either way."""
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        say("stopping; what is done is kept" if number == signal.SIGINT else "told to stop; what is done is kept")
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)

@@ -1,0 +1,142 @@
+"""Beginning a run, or going on with the one that was left."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from reshelve.context import RunContext
+from reshelve.errors import BlockedError, UsageError
+from reshelve.journal import JournalWriter, create_journal, read_journal
+from reshelve.kafka import KafkaCluster
+from reshelve.lease import Holder, Lease
+from reshelve.plan import Plan, make_plan
+from reshelve.spec import Spec
+from reshelve.state import RunState, fold
+from reshelve.worker import load_context
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run with its lease and its journal, ready to be driven."""
+
+    context: RunContext
+    state: RunState
+    journal: JournalWriter
+    lease: Lease
+    resumed: bool
+
+    def record(self, kind: str, data: dict[str, Any]) -> None:
+        """An entry in the journal, taken into the state."""
+        self.state.take(self.journal.append(kind, data))
+
+
+def open_session(
+    spec: Spec, *, anew: bool, until: str | None, stop: threading.Event, report: Callable[[str], None]
+) -> Session:
+    """Take the lease, then go on with the reindex's unfinished run, or plan a new one.
+
+    anew  give an unfinished run up (it ends Aborted) instead of going on with it
+    Raises LeaseHeld, and BlockedError when the unfinished run had another spec or another source."""
+    cluster = KafkaCluster(spec.kafka.bootstrap, spec.kafka.config)
+    cluster.probe()
+    create_journal(cluster, spec.kafka.replication_factor)
+    lease = Lease(cluster, spec.reindex)
+    lease.take(report)
+    try:
+        return _open(spec, cluster, lease, anew, until, stop, report)
+    except BaseException:
+        lease.release()
+        raise
+
+
+def attach(cluster: KafkaCluster, run: str, report: Callable[[str], None]) -> Session:
+    """Take over a run that the journal knows, to do one thing with it. Raises LeaseHeld, UsageError, SpecError."""
+    state, context = load_context(cluster, run)
+    if state.cleaned:
+        raise UsageError(f"run {state.run} is cleaned up", why="its topics are gone", remedy="start a new run")
+    lease = Lease(cluster, state.run.reindex)
+    lease.take(report)
+    return Session(context, state, JournalWriter(cluster, state.run, still_leader=lambda: lease.held), lease, True)
+
+
+def _open(
+    spec: Spec,
+    cluster: KafkaCluster,
+    lease: Lease,
+    anew: bool,
+    until: str | None,
+    stop: threading.Event,
+    report: Callable[[str], None],
+) -> Session:
+    plan = make_plan(spec)
+    unfinished = [
+        s for s in fold(read_journal(cluster, reindex=spec.reindex)).values() if not s.ended and not s.cleaned
+    ]
+    resumed = bool(unfinished) and not anew
+    if unfinished and anew:
+        for old in unfinished:
+            JournalWriter(cluster, old.run).append("aborted", {"why": f"given up for {plan.run} (--new)"})
+            report(f"run {old.run} given up; `reshelve clean {old.run}` removes what it made")
+    if resumed:
+        state = unfinished[-1]
+        _require_same(state, plan)
+        plan = state.plan
+        report(f"going on with run {plan.run} in stage {state.stage}")
+    else:
+        state = RunState(plan.id)
+
+    def waiting(why: str) -> bool:
+        report(why)
+        return stop.is_set()
+
+    journal = JournalWriter(cluster, plan.id, still_leader=lambda: lease.held, waiting=waiting)
+    if not resumed:
+        state.take(journal.append("planned", {"plan": plan.as_dict(), "owner": spec.owner, "why": spec.why}))
+    here = Holder.here()
+    state.take(journal.append("started", {"host": here.host, "pid": here.pid, "resumed": resumed, "until": until}))
+    return Session(RunContext(plan, spec), state, journal, lease, resumed)
+
+
+def _require_same(state: RunState, now: Plan) -> None:
+    """Raises BlockedError, naming what changed since the unfinished run was planned."""
+    changed = plan_changes(state.plan, now)
+    if changed:
+        raise BlockedError(
+            f"run {state.run} is unfinished and can't be gone on with",
+            where=state.run.reindex,
+            why="changed since it was planned: " + "; ".join(changed),
+            remedy="undo the change, or give the run up and start anew with --new",
+        )
+
+
+def plan_changes(old: Plan, new: Plan) -> list[str]:
+    """What differs between two plans of a reindex that matters to what comes out, field by field."""
+    before, after = _meaning(old), _meaning(new)
+    if after["previous_index"] == old.index:  # the alias had been swapped already
+        after["previous_index"], after["previous_uuid"] = before["previous_index"], before["previous_uuid"]
+    return [
+        f"{name} ({_short(before[name])} → {_short(after[name])})" for name in before if before[name] != after[name]
+    ]
+
+
+def _meaning(plan: Plan) -> dict[str, Any]:
+    limits_apart = {k: v for k, v in plan.spec.items() if k not in ("limits", "validation", "owner", "why")}
+    return {
+        "spec": limits_apart,
+        "index definition": plan.definition,
+        "alias": plan.alias,
+        "previous_index": plan.previous_index,
+        "previous_uuid": plan.previous_uuid,
+        "source system": plan.source.system_identifier,
+        "source timeline": plan.source.timeline,
+        "key": plan.source.key,
+        "tables": plan.source.tables,
+    }
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:59] + "…"
