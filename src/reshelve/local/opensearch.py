@@ -84,7 +84,7 @@ class OpenSearchServer(Server):
 
     def _prepare(self, cancelled: Cancelled) -> None:
         self._jars = classpath(COORDINATES, self._report, cancelled)
-        for path in (self.directory / "config", self.directory / "tmp", self.snapshots):
+        for path in (self.directory / "config", self.snapshots):
             path.mkdir(parents=True, exist_ok=True)
         settings = {
             "network.host": "127.0.0.1",
@@ -107,10 +107,10 @@ class OpenSearchServer(Server):
             "-Dio.netty.noKeySetOptimization=true",
             "-Dio.netty.recycler.maxCapacityPerThread=0",
             "-Dopensearch.networkaddress.cache.ttl=60",
-            f"-Djava.io.tmpdir={self.directory / 'tmp'}",
         )
+        main = "org.codelibs.opensearch.runner.OpenSearchRunner"
         return [
-            *java_command(self._heap, self._jars, options, "org.codelibs.opensearch.runner.OpenSearchRunner"),
+            *java_command(self._heap, self._jars, options, main, self.directory / "tmp"),
             *("-basePath", str(self.directory)),
             *("-confPath", str(self.directory / "config")),
             *("-dataPath", str(self.directory / "data")),

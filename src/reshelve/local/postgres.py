@@ -11,15 +11,17 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Final
 
+import psutil
 import psycopg
 
 from reshelve.errors import ReshelveError
 from reshelve.local.java import missing_extra
 from reshelve.local.process import Account, server_environment
-from reshelve.local.server import Cancelled, Report, Server, silent
+from reshelve.local.server import Cancelled, Report, Server, remove_tree, silent
 from reshelve.redaction import remember_secret
 
 _USER: Final = "postgres"
@@ -141,9 +143,14 @@ class PostgresServer(Server):
         if not (self.data / "PG_VERSION").exists() or (self.data / "incomplete").exists():
             shutil.rmtree(self.data, ignore_errors=True)
             self._make_data()
-        # We know that our server does not run: a file left by a crash would stop it from starting
-        # when its process id has been given to another program.
-        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        self._forgive_reused_pid()
+
+    def _forgive_reused_pid(self) -> None:
+        """After a crash PostgreSQL takes its old process id in another program's hands for a server that
+        still runs. Ours does not, as we know. Else the file stays: by it the shared memory is found again."""
+        with suppress(FileNotFoundError):
+            if psutil.pid_exists(int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])):
+                (self.data / "postmaster.pid").unlink()
 
     def _make_data(self) -> None:
         self._place.mkdir(parents=True, exist_ok=True)
@@ -213,8 +220,14 @@ class PostgresServer(Server):
         return ""
 
     def remove(self) -> None:
-        if self._facts_file.exists() and self._place != self.directory:
-            shutil.rmtree(self._place, ignore_errors=True)
+        if self._facts_file.exists():
+            if (self.data / "postmaster.pid").exists():
+                # It has crashed: its shared memory stays in the kernel until the next start clears it.
+                with suppress(ReshelveError):
+                    self.start()
+                    self.wait_healthy()
+                self.stop()
+            remove_tree(self._place)
         super().remove()
 
 

@@ -152,8 +152,10 @@ class Server(ABC):
         self._process.kill()
 
     def remove(self) -> None:
-        """Remove the directory with all data. The process must have been stopped."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        """Remove the directory with all data. The process must have been stopped.
+
+        Raises ReshelveError when something cannot be removed."""
+        remove_tree(self.directory)
 
     def alive(self) -> bool:
         """Whether the process runs, healthy or not."""
@@ -229,6 +231,18 @@ def tail(log: Path, lines: int = _TAIL_LINES) -> str:
     except FileNotFoundError:
         return ""
     return "\n".join(text.splitlines()[-lines:])
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory, if it is there. Raises ReshelveError when something cannot be removed."""
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ReshelveError(
+            "cannot remove data of the local stack", where=str(path), why=str(error), remedy="remove it by hand"
+        ) from error
 
 
 def port_is_free(port: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -16,7 +15,7 @@ from reshelve.local.kafka import KafkaServer
 from reshelve.local.lock import exclusive
 from reshelve.local.opensearch import OpenSearchServer
 from reshelve.local.postgres import PostgresServer
-from reshelve.local.server import Report, Server, ServerStatus, silent
+from reshelve.local.server import Report, Server, ServerStatus, remove_tree, silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ class LocalStack:
                 return
             for server in self.servers:
                 server.remove()
-            shutil.rmtree(self.home / "logs", ignore_errors=True)
+            remove_tree(self.home / "logs")
             (self.home / "lock").unlink(missing_ok=True)
         with suppress(OSError):  # it holds something that is not ours, or another `up` has begun
             self.home.rmdir()
