@@ -51,9 +51,10 @@ _quiet.propagate = False
 class KafkaServer(Server):
     """A Kafka broker.
 
-    heap           the JVM's -Xmx
-    settings       broker settings that add to ours or replace them (listeners with SASL, an authorizer)
-    client_config  librdkafka properties that a client needs for these settings
+    heap               the JVM's -Xmx
+    security_protocol  of the listener for clients, which is named after it: PLAINTEXT, SASL_PLAINTEXT, SSL, ...
+    settings           broker settings that add to ours or replace them (SASL mechanisms, an authorizer)
+    client_config      librdkafka properties that a client needs for these settings
     """
 
     name = "kafka"
@@ -66,11 +67,13 @@ class KafkaServer(Server):
         log: Path | None = None,
         report: Report = silent,
         heap: str = "512m",
+        security_protocol: str = "PLAINTEXT",
         settings: Mapping[str, str] | None = None,
         client_config: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(directory, log=log, report=report)
         self._heap = heap
+        self._security_protocol = security_protocol
         self._settings = dict(settings or {})
         self._client_config = dict(client_config or {})
         self._jars: tuple[Path, ...] = ()
@@ -95,11 +98,13 @@ class KafkaServer(Server):
 
     def _prepare(self, cancelled: Cancelled) -> None:
         self._jars = classpath(COORDINATES, self._report, cancelled)
+        protocol = self._security_protocol
         settings = {
             **_SETTINGS,
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listeners": f"{protocol}://{self.address},CONTROLLER://127.0.0.1:{self.controller_port}",
+            "advertised.listeners": f"{protocol}://{self.address}",
+            "listener.security.protocol.map": f"{protocol}:{protocol},CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": protocol,
             "controller.quorum.voters": f"1@127.0.0.1:{self.controller_port}",
             "log.dirs": str(self._data),
             **self._settings,
