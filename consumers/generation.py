@@ -68,7 +68,7 @@ def create(client: OpenSearch, index: str, write_alias: str, definition: Mapping
     }
     created, lost = False, None
     try:
-        client.indices.create(index=index, body=body, params={"timeout": "60s"})
+        client.indices.create(index=index, body=body)
         created = True
     except RequestError as error:
         if error.error != "resource_already_exists_exception":

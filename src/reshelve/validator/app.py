@@ -19,6 +19,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -86,7 +87,9 @@ class _Validator:
     ) -> None:
         self.stop = stop
         self.ended = threading.Event()
-        self._context, self._web_port = context, web_port
+        self._context = context
+        self._port, self._bind = web_port or _free_port(web_bind), web_bind
+        self._web = web_port is not None
         self._worker = CheckWorker(context, self._go_on)
         partitions = context.partitions
         self.app = faust.App(
@@ -105,10 +108,10 @@ class _Validator:
             topic_disable_leader=True,
             topic_partitions=partitions,
             stream_wait_empty=False,  # a task under way is given up, not waited for
-            web_enabled=web_port is not None,
+            web_enabled=self._web,
             web_bind=web_bind,
             web_host=web_bind,
-            web_port=web_port or 0,
+            web_port=self._port,
             web_tables_enabled=False,
             web_router_enabled=False,
             autodiscover=False,
@@ -165,11 +168,8 @@ class _Validator:
 
     @property
     def url(self) -> str | None:
-        """Of the results, once the app is up."""
-        if self._web_port is None:
-            return None
-        host, port = cast(Any, self.app.web)._runner.addresses[0][:2]
-        return f"http://{host}:{port}/checks/"
+        """Of the results; None when they are not served."""
+        return f"http://{self._bind}:{self._port}/checks/" if self._web else None
 
     def _go_on(self) -> None:
         if self.stop.is_set() or self.ended.is_set():
@@ -211,6 +211,13 @@ async def _serve(validator: _Validator, stop_when_parent_dies: bool, on_ready: C
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(app.stop(), 15)
         validator.close()
+
+
+def _free_port(host: str) -> int:
+    """Faust takes no 0. Should somebody else take the port meanwhile, the app fails and starts with another."""
+    with socket.socket() as free:
+        free.bind((host, 0))
+        return int(free.getsockname()[1])
 
 
 async def _watch_parent(stop: Callable[[], None]) -> None:
