@@ -16,8 +16,8 @@ from reshelve.errors import BlockedError, ReshelveError, UsageError
 
 _RESTART_S: Final = 1.0
 _STOP_S: Final = 30.0
-# A worker that dies this often within the time is not unlucky, it is broken.
-_DEATHS, _DEATHS_WITHIN_S = 20, 300.0
+# A worker that is killed this often within the time is not unlucky; one that crashes by itself is broken sooner.
+_KILLS, _CRASHES, _DEATHS_WITHIN_S = 20, 3, 300.0
 
 
 @dataclass(slots=True)
@@ -70,11 +70,12 @@ class Children:
             name = f"{child.role} worker {child.number}"
             why = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
             self._on_death(f"{name} ended: {why}; starting it again")
-            if len(child.deaths) >= _DEATHS:
+            if len(child.deaths) >= (_KILLS if code < 0 else _CRASHES):
+                log = self.log(child.role, child.number)
                 raise BlockedError(
                     f"{name} keeps dying",
-                    where=str(self.log(child.role, child.number)),
-                    why=f"{len(child.deaths)} times in {_DEATHS_WITHIN_S:.0f} s, last by {why}",
+                    where=str(log),
+                    why=f"{len(child.deaths)} times in {_DEATHS_WITHIN_S:.0f} s, last with {why}: {_last_line(log)}",
                     remedy="read its log; running again goes on where it stopped",
                 )
             child.restart_at = now + _RESTART_S
@@ -142,6 +143,11 @@ class Children:
         if child.process is not None and child.process.stdin is not None:
             child.process.stdin.close()
         child.process = None
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return lines[-1][:300] if lines else "its log is empty"
 
 
 class WorkerBlocked(BlockedError):

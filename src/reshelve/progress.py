@@ -120,7 +120,8 @@ class ProgressReader:
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._consumer: Consumer = context.cluster.consumer(
-            context.run.group("control"), {"auto.offset.reset": "earliest", "queued.max.messages.kbytes": 2048}
+            context.run.group("control"),
+            {"auto.offset.reset": "earliest", "queued.max.messages.kbytes": 2048, "enable.partition.eof": True},
         )
         self._consumer.assign([TopicPartition(context.run.topic("progress"), 0, OFFSET_BEGINNING)])
         self._receipts: list[Receipt] = []
@@ -131,6 +132,7 @@ class ProgressReader:
         self._rejects = 0
         self._offsets_at = 0.0
         self._trouble = ""
+        self._caught_up = False
         self._reads, self._indexes = _RateMeter(), _RateMeter()
 
     def close(self) -> None:
@@ -158,7 +160,7 @@ class ProgressReader:
             self._reads.rate(),
             self._indexes.rate(),
         )
-        if now == self._offsets_at or not self._trouble:
+        if self._caught_up and not self._trouble:  # what an earlier process did is no rate of this one
             self._reads.add(self._tiling.documents)
             self._indexes.add(progress.indexed)
         return progress
@@ -171,7 +173,10 @@ class ProgressReader:
         for message in self._consumer.consume(500, 0.1):
             error = message.error()
             if error is not None:
-                self._note(error)
+                if error.code() == KafkaError._PARTITION_EOF:
+                    self._caught_up = True
+                else:
+                    self._note(error)
                 continue
             record = message.value() or b""
             schema = schema_of(record)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from reshelve.errors import AccessRefused, Problem, ReshelveError, SpecError
+from reshelve.errors import AccessRefused, Problem, ReshelveError, SpecError, Unreachable
 from reshelve.redaction import redact
 from reshelve.spec import Spec
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal(Problem):
-    """A server refused the credentials, the TLS handshake or a privilege: not the spec's fault alone."""
+    """A server does not answer, or refused the credentials, the TLS handshake or a privilege: the environment
+    is missing something, not the spec alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Findings:
     def add(self, field: str, error: ReshelveError) -> None:
         """The problem that an error of a client is."""
         what = f"{error.what}: {error.why}" if error.why else error.what
-        if isinstance(error, AccessRefused):
+        if isinstance(error, AccessRefused | Unreachable):
             self.refusal(field, what, error.remedy)
         else:
             self.error(field, what, error.remedy)

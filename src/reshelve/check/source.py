@@ -86,7 +86,7 @@ def check_source(findings: Findings) -> Size | None:
             findings.add(_URL, refused)
         else:
             what = f"PostgreSQL at {server_of(url)} does not answer: {_words(error)}"
-            findings.error(_URL, what, "see that it runs and that the URL names it")
+            findings.refusal(_URL, what, "see that it runs and that the URL names it")
     return None
 
 
@@ -309,6 +309,8 @@ class _Source:
             known = [name for (name,) in self._connection.execute(_SCHEMAS, [named[1]]).fetchall()]
             written = " or ".join(known[:3]) or f"schema.{named[1]}"
             return f"qualify it with its schema ({written}): Reshelve reads with an empty search_path"
+        if isinstance(error, UndefinedTable):
+            return "correct the name, or create the table"
         if isinstance(error, UndefinedFunction | UndefinedObject):
             return (
                 "correct it, or qualify it with its schema (functions and types of extensions, and operators as "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +27,13 @@ def say(message: str) -> None:
 def show(text: str) -> None:
     """Data for the operator, on stdout."""
     stdout.print(redact(text), markup=False)
+
+
+def show_columns(rows: Sequence[Sequence[str]]) -> None:
+    """Rows in aligned columns on stdout, never wrapped: as good for `grep` as for the eye."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        show("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def show_json(facts: Mapping[str, Any]) -> None:

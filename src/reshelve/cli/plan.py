@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from reshelve.check import check_spec, raise_for
@@ -19,7 +20,6 @@ from reshelve.redaction import redact
 from reshelve.spec import load
 
 _SHOWN_SEGMENTS: Final = 8
-_PIPED_WIDTH: Final = 400  # a pipe has no edge to wrap at
 
 
 def plan(
@@ -99,13 +99,22 @@ def _short(definition: dict[str, Any] | None) -> str:
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    terminal = stdout.is_terminal
-    table = Table(title=title, title_justify="left", box=box.SIMPLE if terminal else None, show_header=bool(columns))
+    cells = [[redact(cell) for cell in row] for row in rows]
+    if not stdout.is_terminal:
+        _plain_table(title, [list(columns), *cells] if columns else cells)
+        return
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=bool(columns))
     for column in columns or ("", ""):
         table.add_column(column, overflow="fold")
+    for row in cells:
+        table.add_row(*map(escape, row))
+    stdout.print(table, soft_wrap=False)
+
+
+def _plain_table(title: str, rows: Sequence[Sequence[str]]) -> None:
+    """Columns in a pipe, which has no edge to wrap at."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    show(title)
     for row in rows:
-        table.add_row(*(redact(cell).replace("[", r"\[") for cell in row))
-    if terminal:
-        stdout.print(table, soft_wrap=False)
-    else:
-        stdout.print(table, soft_wrap=False, width=_PIPED_WIDTH, crop=False)
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        show(("  " + "  ".join(cells)).rstrip())

@@ -7,16 +7,14 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from reshelve.cli.connection import BootstrapOption, ConfigOption, cluster_of
 from reshelve.cli.display import span
-from reshelve.cli.output import JsonOption, show, show_json, stdout
+from reshelve.cli.output import JsonOption, show, show_columns, show_json
 from reshelve.errors import UsageError
 from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster
 from reshelve.lease import Holder, read_holder
-from reshelve.redaction import redact
 from reshelve.state import RunState, find_run, fold
 
 _WATCH_S = 2.0
@@ -61,16 +59,21 @@ def runs(as_json: JsonOption = False, bootstrap: BootstrapOption = None, config:
     if not found:
         show("no runs yet")
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("RUN", "STATE", "STAGE", "STARTED", "DURATION", "DOCUMENTS", "OWNER"):
-        table.add_column(column, no_wrap=True)
+    rows = [("RUN", "STATE", "STAGE", "STARTED", "DURATION", "DOCUMENTS", "OWNER")]
     for one in found:
-        documents = one["documents"]
-        cells = (one["run"], one["state"], one["stage"], one["started_at"] or "–",
-                 "–" if one["duration_seconds"] is None else span(one["duration_seconds"]),
-                 "–" if documents is None else f"{documents:,}", one["owner"] or "–")  # fmt: skip
-        table.add_row(*(redact(str(cell)) for cell in cells))
-    stdout.print(table, soft_wrap=True)
+        documents, seconds = one["documents"], one["duration_seconds"]
+        rows.append(
+            (
+                one["run"],
+                one["state"],
+                one["stage"],
+                (one["started_at"] or "–")[:19],
+                "–" if seconds is None else span(seconds),
+                "–" if documents is None else f"{documents:,}",
+                one["owner"] or "–",
+            )
+        )
+    show_columns(rows)
 
 
 def _look(cluster: KafkaCluster, run: str | None) -> tuple[RunState, Holder | None]:

@@ -160,11 +160,11 @@ class _Validator:
         result = CheckResult(**known) if known else None
         return result if result and result.check == task.check and result.error is None else None
 
-    async def _serve_results(self, view: web.View, _request: web.Request) -> web.Response:
+    async def _serve_results(self, _request: web.Request) -> web.Response:
         found = sorted(self._results.values(), key=lambda one: (one["check"], one["kind"], one["number"]))
         # The sums of the index are of no use to people.
         shown = [one | {"data": {}} if one["kind"] == "target" else one for one in found]
-        return view.json({"run": str(self._context.run), "results": shown})
+        return self.app.web.json({"run": str(self._context.run), "results": shown})
 
     @property
     def url(self) -> str | None:
