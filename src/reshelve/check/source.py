@@ -86,7 +86,7 @@ def check_source(findings: Findings) -> Size | None:
             findings.add(_URL, refused)
         else:
             what = f"PostgreSQL at {server_of(url)} does not answer: {_words(error)}"
-            findings.refusal(_URL, what, "see that it runs and that the URL names it")
+            findings.refusal(_URL, what, "see that it runs and that the URL names it", unreachable=True)
     return None
 
 
