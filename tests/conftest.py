@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
 from opensearchpy import OpenSearch
+from pipeline import Pipeline
 from psycopg import sql
 from services import Services, find_services
 
@@ -97,6 +98,26 @@ def namespace(endpoints: Endpoints, opensearch: OpenSearch) -> Iterator[str]:
     indexes = opensearch.indices.get(index=f"{name}*", expand_wildcards="all")
     for index in indexes:
         opensearch.indices.delete(index=index)
+
+
+@pytest.fixture
+def pipeline(endpoints: Endpoints, database: str, namespace: str, tmp_path: Path) -> Pipeline:
+    """A reindex of the test's own, with an empty database."""
+    return Pipeline(tmp_path / "reindex", namespace, database, endpoints)
+
+
+@pytest.fixture
+def docs(pipeline: Pipeline) -> Callable[[int], Pipeline]:
+    """Makes a reindex whose table `docs` has so many rows (id bigint, name text)."""
+
+    def fill(rows: int) -> Pipeline:
+        pipeline.execute(
+            "create table docs (id bigint primary key, name text not null);"
+            f"insert into docs select n, 'document ' || n from generate_series(1, {rows}) n; analyze docs"
+        )
+        return pipeline
+
+    return fill
 
 
 def _delete_topics_and_groups(bootstrap: str, prefix: str) -> None:

@@ -1,0 +1,265 @@
+"""A reindex of a test's own, driven through the command line as an operator would, and what to compare it with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psycopg
+import yaml
+from opensearchpy import OpenSearch
+from opensearchpy.helpers import scan
+
+from reshelve.journal import read_journal
+from reshelve.kafka import KafkaCluster
+from reshelve.local.stack import Endpoints
+from reshelve.model import RunId
+from reshelve.schemas.envelope import EnvelopeReader
+from reshelve.state import RunState, fold
+
+DEFINITION: Mapping[str, Any] = {
+    "settings": {"number_of_shards": 1, "number_of_replicas": 0},
+    "mappings": {"properties": {"id": {"type": "long"}, "name": {"type": "text"}}},
+}
+_SPEC_FILE = "reindex.yaml"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        return f"exit code {self.code}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """stdout as JSON, an object a line."""
+        return [json.loads(line) for line in self.stdout.splitlines()]
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The last JSON object on stdout."""
+        return self.lines[-1]
+
+    def expect(self, code: int) -> Result:
+        """Itself, if it ended with that exit code; else the test fails with the output."""
+        assert self.code == code, self.output
+        return self
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """A document as the index holds it."""
+
+    version: int
+    document: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A committed record of `documents`."""
+
+    key: str
+    version: int
+    document: dict[str, Any]
+    partition: int
+    offset: int
+
+
+@dataclass
+class Pipeline:
+    """One reindex: a folder with its spec, a database, and a name that nobody else uses.
+
+    Give it a table first (`execute`), then `write` a spec, then `run`. The alias is `<name>-alias`."""
+
+    folder: Path
+    name: str
+    database: str
+    endpoints: Endpoints
+    environ: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.environ = {
+            "SOURCE_URL": self.database,
+            "OPENSEARCH_URL": self.endpoints.opensearch_url,
+            "KAFKA_BOOTSTRAP": self.endpoints.kafka_bootstrap,
+            "COLUMNS": "200",
+            **self.environ,
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    # --- the spec and the commands
+
+    @property
+    def alias(self) -> str:
+        return f"{self.name}-alias"
+
+    @property
+    def spec(self) -> Path:
+        """The file that `write` writes."""
+        return self.folder / _SPEC_FILE
+
+    @property
+    def reports(self) -> Path:
+        return self.folder / "reports"
+
+    def write(
+        self,
+        *,
+        query: str = "select * from public.docs",
+        key: str | Sequence[str] = "id",
+        definition: Mapping[str, Any] = DEFINITION,
+        partitions: int = 2,
+        **sections: Any,
+    ) -> Path:
+        """Write the spec and the index definition. `sections` are top-level fields (limits={...},
+        transform="module:function"); a mapping is laid over what the section has already."""
+        (self.folder / "index.json").write_text(json.dumps(definition))
+        keys: str | list[str] = key if isinstance(key, str) else list(key)
+        spec: dict[str, Any] = {
+            "reindex": self.name,
+            "source": {"postgres": {"url": "${SOURCE_URL}", "key": keys, "query": query}},
+            "target": {"opensearch": {"url": "${OPENSEARCH_URL}", "alias": self.alias, "index": "index.json"}},
+            "kafka": {"bootstrap": "${KAFKA_BOOTSTRAP}", "partitions": partitions},
+        }
+        self.spec.write_text(yaml.safe_dump(_laid_over(spec, sections), sort_keys=False, allow_unicode=True))
+        return self.spec
+
+    def reshelve(
+        self, *arguments: str | Path, timeout: float = 120, environ: Mapping[str, str] | None = None
+    ) -> Result:
+        """Run `reshelve` with these arguments to its end. One that hangs is ended, and the test fails."""
+        process = self.start(*arguments, environ=environ)
+        return self.finish(process, timeout)
+
+    def start(self, *arguments: str | Path, environ: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start `reshelve` in the folder; to be ended with `finish`, or by `running`."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "reshelve", *map(str, arguments)],
+            cwd=self.folder,
+            env={**_clean_environment(), **self.environ, **(environ or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, process: subprocess.Popen[str], timeout: float = 120) -> Result:
+        """Wait for the end of a command."""
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)  # so that its workers end with it
+            try:
+                stdout, stderr = process.communicate(timeout=40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                stdout, stderr = process.communicate()
+            raise AssertionError(f"not ended within {timeout} s\n{stdout}\n{stderr}") from None
+        return Result(process.returncode, stdout, stderr)
+
+    @contextmanager
+    def running(self, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+        """A command in the background, ended at the end of the block if it has not been already."""
+        process = self.start(*arguments)
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+                self.finish(process)
+
+    def run(self, *arguments: str | Path, timeout: float = 120, environ: Mapping[str, str] | None = None) -> Result:
+        """`reshelve run` of the spec."""
+        return self.reshelve("run", self.spec, *arguments, timeout=timeout, environ=environ)
+
+    # --- what is there
+
+    def execute(self, statements: str) -> None:
+        """SQL, committed."""
+        with psycopg.connect(self.database, autocommit=True) as connection:
+            connection.execute(statements)
+
+    def source(self, query: str = "select * from public.docs", key: str = "id::text") -> dict[str, dict[str, Any]]:
+        """What the source holds now, by document key (an SQL expression over the query's columns)."""
+        with psycopg.connect(self.database, autocommit=True, options="-c TimeZone=UTC") as connection:
+            rows = connection.execute(f"select {key}, row_to_json(q)::text from ({query}) q")
+            return {found: orjson.loads(document) for found, document in rows}
+
+    def indexed(self, client: OpenSearch, index: str | None = None) -> dict[str, Indexed]:
+        """What an index holds, by `_id`; what searches see behind the alias when no index is named."""
+        client.indices.refresh(index=index or self.alias)
+        hits = scan(client, index=index or self.alias, query={"version": True, "sort": "_doc"}, size=5_000)
+        return {hit["_id"]: Indexed(hit["_version"], hit["_source"]) for hit in hits}
+
+    @property
+    def cluster(self) -> KafkaCluster:
+        return KafkaCluster(self.endpoints.kafka_bootstrap)
+
+    def states(self) -> list[RunState]:
+        """The reindex's runs as the journal has them, oldest first."""
+        return list(fold(read_journal(self.cluster, reindex=self.name)).values())
+
+    @property
+    def last_run(self) -> RunId:
+        return self.states()[-1].run
+
+    def topics(self) -> list[str]:
+        return sorted(self.cluster.topics(f"reshelve.{self.name}."))
+
+    def records(self, run: RunId | None = None) -> list[Record]:
+        """Every committed record of a run's `documents`, in the order of each partition."""
+        topic = (run or self.last_run).topic("documents")
+        cluster, reader = self.cluster, EnvelopeReader()
+        records = []
+        for message in cluster.read(topic, range(cluster.topics(topic)[topic])):
+            version, document = reader.open(message.value() or b"")
+            key = (message.key() or b"").decode()
+            records.append(
+                Record(key, version, orjson.loads(document), message.partition() or 0, message.offset() or 0)
+            )
+        return records
+
+    def written_text(self) -> str:
+        """All that the reindex has left in writing: reports, workers' logs and answers, and its journal."""
+        files = [file.read_text(errors="replace") for file in self.reports.rglob("*") if file.is_file()]
+        entries = [repr(event) for event in read_journal(self.cluster, reindex=self.name)]
+        return "\n".join(files + entries)
+
+    def assert_equal(self, client: OpenSearch, query: str = "select * from public.docs", key: str = "id::text") -> None:
+        """Topic and index hold exactly what the source holds now, by key, version and document, each record once."""
+        expected = self.source(query, key)
+        found = self.indexed(client)
+        records = self.records()
+        assert len(records) == len({record.key for record in records}), "a document is in the topic twice"
+        assert {record.key: record.document for record in records} == expected
+        assert {key: one.document for key, one in found.items()} == expected
+        assert {key: one.version for key, one in found.items()} == {record.key: record.version for record in records}
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    both = {**below}
+    for name, value in above.items():
+        under = both.get(name)
+        both[name] = _laid_over(under, value) if isinstance(value, Mapping) and isinstance(under, Mapping) else value
+    return both
+
+
+def _clean_environment() -> dict[str, str]:
+    """Ours without what would change how a command looks or where it finds its servers."""
+    foreign = {"RESHELVE_KAFKA", "KAFKA_CONFIG", "FORCE_COLOR", "NO_COLOR", "PGPASSWORD", "PGOPTIONS"}
+    return {name: value for name, value in os.environ.items() if name not in foreign}
