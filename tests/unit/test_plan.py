@@ -1,0 +1,205 @@
+"""The plan as a record: what its hash covers, and how it reads back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reshelve.consumers.mapping import ROOT, compare
+from reshelve.errors import UsageError
+from reshelve.model import KeyColumn, RunId, SourceFacts, Table
+from reshelve.plan import Forecast, Plan, _hash, forecast, plan_topics, run_name
+from reshelve.producers.planner import default_segments, tile
+from reshelve.spec import Spec, parse
+
+RUN = RunId("cities", "20260102-030405-abcd")
+FACTS = SourceFacts(
+    system_identifier="7",
+    timeline=1,
+    key=(KeyColumn("id", "bigint"), KeyColumn("lang", "text")),
+    tables=(Table("public", "cities", 5, "f"),),
+    estimated_documents=600_000,
+    estimated_bytes=600_000_000,
+)
+
+
+def a_spec(limits: str = "{}") -> Spec:
+    text = f"""
+reindex: cities
+source: {{postgres: {{url: "postgresql://r:${{PASSWORD}}@h/d", key: [id, lang], query: select 1}}}}
+target: {{opensearch: {{url: "http://h:9200", alias: cities, index: i.json}}}}
+kafka: {{bootstrap: "h:9092"}}
+limits: {limits}
+"""
+    environ = {"PASSWORD": "cl4ssified"}
+    return parse(text, name="s.yaml", folder=Path("here"), environ=environ, definition={"mappings": {}})
+
+
+def a_plan(run: RunId = RUN, **changes: Any) -> Plan:
+    spec = a_spec()
+    plan = Plan(
+        run=str(run),
+        reindex="cities",
+        alias="cities",
+        index=run.index,
+        write_alias=run.write_alias,
+        previous_index="cities-1",
+        previous_uuid="u",
+        spec_name=spec.name,
+        spec_text=spec.text,
+        spec_folder="/here",
+        spec=spec.public(),
+        definition=spec.definition,
+        source=FACTS,
+        epoch=0,
+        segments=tile([("1",), ("5",)]),
+        topics=plan_topics(run, spec),
+        mapping_difference=compare({}, {"properties": {"a": {"type": "text"}}}),
+        forecast=Forecast(1.0, 2.0, "assumed"),
+        notes=("a note",),
+        created_at="2026-01-02T03:04:05+00:00",
+    )
+    plan = replace(plan, **changes)
+    return replace(plan, hash=_hash(plan))
+
+
+def test_round_trip() -> None:
+    plan = a_plan()
+    assert Plan.from_json(plan.to_json()) == plan
+    assert "cl4ssified" not in plan.to_json()
+    assert plan.resolve({"PASSWORD": "another1"}).source.postgres.url == "postgresql://r:another1@h/d"
+    assert plan.resolve({"PASSWORD": "another1"}).definition == plan.definition
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run": RunId("cities", "20270102-030405-zzzz")},
+        {"source": replace(FACTS, estimated_documents=1, estimated_bytes=2)},
+        {"segments": tile([("3",)])},
+        {"created_at": "2027-01-01T00:00:00+00:00"},
+        {"spec_folder": "/there"},
+        {"forecast": Forecast(5, 6, "rehearsed")},
+    ],
+)
+def test_the_hash_is_that_of_what_is_approved(changes: dict[str, Any]) -> None:
+    assert a_plan(**changes).hash == a_plan().hash
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"alias": "towns"},
+        {"previous_index": None},
+        {"previous_uuid": "v"},
+        {"spec_text": "reindex: other"},
+        {"spec": {}},
+        {"definition": {"mappings": {"dynamic": "strict"}}},
+        {"source": replace(FACTS, timeline=2)},
+        {"source": replace(FACTS, tables=(Table("public", "cities", 5, "g"),))},
+        {"source": replace(FACTS, key=FACTS.key[:1])},
+        {"epoch": 1},
+        {"topics": ()},
+        {"mapping_difference": ()},
+    ],
+)
+def test_the_hash_changes_with_what_is_approved(changes: dict[str, Any]) -> None:
+    assert a_plan(**changes).hash != a_plan().hash
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"run": 1}', "null"])
+def test_not_a_plan(text: str) -> None:
+    with pytest.raises(UsageError, match="not a plan"):
+        Plan.from_json(text)
+
+
+def test_a_plan_changed_by_hand_is_refused() -> None:
+    data = json.loads(a_plan().to_json())
+    data["definition"]["mappings"] = {"dynamic": "strict"}
+    with pytest.raises(UsageError, match="was changed"):
+        Plan.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_segments_that_leave_keys_out_are_refused(number: int) -> None:
+    data = json.loads(a_plan().to_json())
+    del data["segments"][number]
+    with pytest.raises(UsageError, match="not a plan"):
+        Plan.from_json(json.dumps(data))
+
+
+def test_run_names_sort_by_time() -> None:
+    names = [run_name(datetime(2026, month, 1, 2, 3, 4, tzinfo=UTC)) for month in range(1, 13)]
+    assert names == sorted(names)
+    assert names[0].startswith("20260101-020304-")
+    assert len(names[0]) == len("20260101-020304-abcd")
+    assert RunId.parse(f"a.{names[0]}").index == f"a-{names[0]}".lower()
+
+
+def test_topics() -> None:
+    topics = {topic.name.removeprefix(RUN.prefix): topic for topic in plan_topics(RUN, a_spec())}
+    assert {name: topic.partitions for name, topic in topics.items()} == {
+        "pages": 4, "documents": 4, "rejects": 1, "progress": 1, "checks": 4,
+    }  # fmt: skip
+    assert all(topic.config["retention.ms"] == "-1" for topic in topics.values())
+    assert int(topics["documents"].config["max.message.bytes"]) > 8 << 20
+
+
+@pytest.mark.parametrize(
+    ("limits", "low", "high"),
+    [
+        ("{}", 10, 30),
+        ("{documents_per_second: 30000}", 20, 30),
+        ("{documents_per_second: 1000}", 600, 600),
+        ("{megabytes_per_second: 6}", 100, 100),  # 6000 documents of 1000 bytes
+        ("{megabytes_per_second: 6, documents_per_second: 1000}", 600, 600),
+        ("{documents_per_second: 1000000}", 10, 30),
+    ],
+)
+def test_forecast_keeps_to_the_limits(limits: str, low: float, high: float) -> None:
+    found = forecast(FACTS, a_spec(limits))
+    assert (found.seconds_low, found.seconds_high) == (low, high)
+    assert "not rehearsed" in found.basis
+
+
+@pytest.mark.parametrize(
+    ("documents", "partitions", "segments"),
+    [
+        (0, 4, 1), (1, 4, 1), (9_999, 4, 1), (10_000, 4, 4), (200_000, 4, 4), (200_001, 4, 5),
+        (300_000, 1, 6), (10**9, 4, 64), (10**9, 1, 16),
+    ],
+)  # fmt: skip
+def test_default_segments(documents: int, partitions: int, segments: int) -> None:
+    assert default_segments(documents, partitions) == segments
+
+
+def test_compare_mappings() -> None:
+    before = {
+        "dynamic": "true",
+        "properties": {
+            "same": {"type": "keyword", "ignore_above": "256"},
+            "gone": {"type": "text"},
+            "new_type": {"type": "text"},
+            "country": {"properties": {"code": {"type": "text"}}},
+        },
+    }
+    after = {
+        "dynamic": True,
+        "properties": {
+            "same": {"type": "keyword", "ignore_above": 256},
+            "new_type": {"type": "geo_point"},
+            "country": {"properties": {"code": {"type": "text"}, "name": {"type": "text"}}},
+        },
+    }
+    assert [(d.field, d.change) for d in compare(before, after)] == [
+        ("country.name", "added"),
+        ("gone", "removed"),
+        ("new_type", "changed"),
+    ]
+    assert compare(before, before) == ()
+    assert [d.field for d in compare({}, {"dynamic": "strict"})] == [ROOT]
