@@ -121,6 +121,7 @@ def _reject(run: FilledRun, key: str) -> None:
 
 def test_an_empty_index_lacks_every_document_and_the_verdict_stays_small(filled: Fill) -> None:
     run = filled(rows=6_000, shards=2, validation="{samples_per_partition: 5}")
+    run.client.indices.refresh(index=run.index)
     run.client.delete_by_query(index=run.index, body={"query": {"match_all": {}}}, params={"refresh": "true"})
     with run.validator():
         found = _validate(run)
@@ -131,7 +132,7 @@ def test_an_empty_index_lacks_every_document_and_the_verdict_stays_small(filled:
 
 
 def test_only_what_is_asked_for_is_checked(filled: Fill) -> None:
-    run = filled(rows=500, validation="{counts: off, checksums: false, samples_per_partition: 3}")
+    run = filled(rows=500, validation="{counts: 'off', checksums: false, samples_per_partition: 3}")
     run.delete(run.key_of_partition(0))
     with run.validator():
         found = _validate(run)

@@ -132,7 +132,11 @@ class _Validator:
             help="The newest result of each kind and number.",
         )
         self.app.agent(self._topic, concurrency=1, name="checks")(self._consume)
-        self.app.page("/checks/", name="checks")(self._serve_results)
+
+        async def serve(view: web.View, _request: web.Request) -> web.Response:
+            return view.json(self._shown())
+
+        self.app.page("/checks/", name="checks")(serve)
 
     async def _consume(self, stream: StreamT[Any]) -> None:
         # noack: Faust acknowledges in a `finally`, also what was cancelled half-done.
@@ -160,11 +164,11 @@ class _Validator:
         result = CheckResult(**known) if known else None
         return result if result and result.check == task.check and result.error is None else None
 
-    async def _serve_results(self, _request: web.Request) -> web.Response:
+    def _shown(self) -> dict[str, Any]:
         found = sorted(self._results.values(), key=lambda one: (one["check"], one["kind"], one["number"]))
         # The sums of the index are of no use to people.
         shown = [one | {"data": {}} if one["kind"] == "target" else one for one in found]
-        return self.app.web.json({"run": str(self._context.run), "results": shown})
+        return {"run": str(self._context.run), "results": shown}
 
     @property
     def url(self) -> str | None:
