@@ -148,13 +148,19 @@ class Pipeline:
 
     def start(self, *arguments: str | Path, environ: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start `reshelve` in the folder; to be ended with `finish`, or by `running`."""
+        return self.spawn(arguments, environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def spawn(
+        self, arguments: Sequence[str | Path], environ: Mapping[str, str] | None, *, stdout: Any, stderr: Any
+    ) -> subprocess.Popen[str]:
+        """Start `reshelve` in the folder, its output as `subprocess.Popen` takes it."""
         return subprocess.Popen(
             [sys.executable, "-m", "reshelve", *map(str, arguments)],
             cwd=self.folder,
             env={**_clean_environment(), **self.environ, **(environ or {})},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=stdout,
+            stderr=stderr,
             text=True,
         )
 
