@@ -144,35 +144,39 @@ def finish(
     """Make the index what its definition says, ready for searches. Idempotent. In this order:
 
     1. the definition's settings, or the cluster's defaults (null), in place of those for building
-    2. flush: replicas copy segments instead of replaying the translog
-    3. refresh: everything written is found
-    4. the copies are active: every primary, and each replica that there is a data node for
+    2. every primary is active: flush and refresh would hang on one that is not
+    3. flush, so that replicas copy segments instead of replaying the translog, and refresh, so that
+       everything written is found
+    4. each replica that there is a data node for is active
 
     Raises TargetRefused when the copies are not active within `timeout` seconds, Unreachable."""
     asked = flat_settings(definition)
+    deadline = time.monotonic() + timeout
     try:
         client.indices.put_settings(index=index, body={name: asked.get(name) for name in BUILDING})
+        _await_copies(client, index, deadline, report, replicas_too=False)
         client.indices.flush(index=index, params={"wait_if_ongoing": "true"})
         client.indices.refresh(index=index)
-        return _await_copies(client, index, timeout, report)
+        return _await_copies(client, index, deadline, report, replicas_too=True)
     except TransportError as error:
         raise refusal(error, f"cannot finish index {index}", index) from error
 
 
-def _await_copies(client: OpenSearch, index: str, timeout: float, report: Callable[[str], None]) -> Health:
-    deadline = time.monotonic() + timeout
-    told = 0.0
+def _await_copies(
+    client: OpenSearch, index: str, deadline: float, report: Callable[[str], None], *, replicas_too: bool
+) -> Health:
+    told = time.monotonic()
     while True:
         settings = client.indices.get_settings(index=index, params={"flat_settings": "true"})[index]["settings"]
         replicas = int(settings["index.number_of_replicas"])
         health = client.cluster.health(index=index)
         primaries, nodes = int(settings["index.number_of_shards"]), int(health["number_of_data_nodes"])
-        placeable = primaries * min(replicas + 1, nodes)
-        active, moving = int(health["active_shards"]), int(health["initializing_shards"])
-        if health["active_primary_shards"] == primaries and active >= placeable and not moving:
+        placeable = primaries * min(replicas + 1, nodes) if replicas_too else primaries
+        active = int(health["active_shards"])
+        if health["active_primary_shards"] == primaries and active >= placeable:
             return Health(primaries, active, primaries * (replicas + 1), _shortage(replicas, nodes))
         if time.monotonic() > deadline:
-            short = f"{active} of {placeable} copies of shards are active after {timeout:.0f} s"
+            short = f"{active} of {placeable} copies of shards are active"
             raise TargetRefused(
                 f"index {index} is not ready for searches",
                 where=index,
