@@ -95,12 +95,12 @@ class Indexer:
         try:
             while not stop.is_set():
                 self._throttled(consumer)
-                messages = consumer.consume(BATCH_DOCUMENTS, _POLL_S)
+                self._check()
+                messages = consumer.consume(self._batch_documents(), _POLL_S)
                 for batch in self._batches(messages):
                     self._submit(pool, batch)
                 if not messages:
                     self._settle(wait=False)
-                self._check()
                 self._commit(consumer)
                 self._reporter.send()
             self._settle(wait=True)
@@ -111,6 +111,11 @@ class Indexer:
             stop.set()  # requests that wait for the server give up
             pool.shutdown(wait=True, cancel_futures=True)
             consumer.close()
+
+    def _batch_documents(self) -> int:
+        """Under a limit no more at a time than half a second's worth: a larger batch would be waited off in silence."""
+        allowed = self._throttle.documents_per_second
+        return BATCH_DOCUMENTS if allowed is None else max(1, min(BATCH_DOCUMENTS, int(allowed / 2)))
 
     def _settings(self) -> dict[str, object]:
         return {

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,6 +44,7 @@ FIRST_PAGE_ROWS: Final = 1_000
 # A dead reader's transaction stalls the readers of committed records for this long at most.
 TRANSACTION_TIMEOUT_MS: Final = 10_000
 _KAFKA_TIMEOUT_S: Final = 10.0
+_POLL_S: Final = 0.2
 _FENCES_BEFORE_GIVING_UP: Final = 3
 
 
@@ -70,10 +72,10 @@ class PageLimits:
 def next_page_rows(rows: int, seconds: float, size: int, documents_per_second: float | None) -> int:
     """How many rows the next page should have, so that it takes about `PAGE_SECONDS` and stays well under
     `MAX_PAGE_BYTES`; under a limit no more than that limit passes in as long. At most doubles at a time."""
-    if rows == 0:
-        return FIRST_PAGE_ROWS
-    wanted = rows * min(2.0, PAGE_SECONDS / max(seconds, 0.001))
-    if size:
+    wanted: float = FIRST_PAGE_ROWS
+    if rows:
+        wanted = rows * min(2.0, PAGE_SECONDS / max(seconds, 0.001))
+    if size and rows:
         wanted = min(wanted, MAX_PAGE_BYTES / 2 / (size / rows))
     if documents_per_second is not None:
         wanted = min(wanted, documents_per_second * PAGE_SECONDS)
@@ -123,6 +125,7 @@ class PageReader:
         self._fences = 0
         self._backoff = Backoff()
         self._producer: Producer | None = None
+        self._paused = False
 
     def work(self) -> None:
         """Read pages until stopped. Raises ReshelveError when it can't go on."""
@@ -132,15 +135,12 @@ class PageReader:
         consumer.subscribe([self._pages])
         try:
             while not self._stop.is_set():
-                message = consumer.poll(0.2)
+                message = consumer.poll(self._throttled(consumer))
                 if message is None:
                     self._reporter.send()
-                    continue
-                if message.error() is not None:
+                elif message.error() is not None:
                     self._on_poll_error(message)
-                    continue
-                self._throttled(consumer)
-                if not self._stop.is_set():
+                else:
                     self._work_on(consumer, message)
         finally:
             consumer.close()
@@ -161,19 +161,20 @@ class PageReader:
             return
         raise refusal(error, f"cannot read topic {self._pages}", self._cluster.bootstrap)
 
-    def _throttled(self, consumer: Consumer) -> None:
-        """Wait off what the limits ask for, with the consumer paused but alive."""
-        held = [tp for tp in consumer.assignment() if tp.partition < self._limits.active_partitions]
-        self._throttle.set_share(len(held), self._limits.active_partitions)
+    def _throttled(self, consumer: Consumer) -> float:
+        """How long to poll for a task. While the limits ask to wait, the consumer is paused but polled, so that it
+        stays in its group; no task is held meanwhile, since its partition may be given to another reader. One that
+        arrives all the same (of a partition just assigned) is worked on: the bucket is paid afterwards."""
+        held = consumer.assignment()
+        active = sum(place.partition < self._limits.active_partitions for place in held)
+        self._throttle.set_share(active, self._limits.active_partitions)
         wait = self._throttle.wait_s()
-        if wait <= 0:
-            return
-        consumer.pause(consumer.assignment())
-        while wait > 0 and not self._stop.is_set():
-            consumer.poll(min(wait, 0.2))
-            self._reporter.send()
-            wait = self._throttle.wait_s()
-        consumer.resume(consumer.assignment())
+        if wait > 0:
+            consumer.pause(held)
+        elif self._paused:
+            consumer.resume(held)
+        self._paused = wait > 0
+        return min(wait, _POLL_S) if wait > 0 else _POLL_S
 
     def _work_on(self, consumer: Consumer, message: Message) -> None:
         """One page, and what to do when it fails: the task is read again from where it was."""
@@ -233,7 +234,8 @@ class PageReader:
                     "transactional.id": self._run.prefix + "pages." + self._name,
                     "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
                     "queue.buffering.max.messages": 100_000,
-                    "queue.buffering.max.kbytes": 24 * 1024,
+                    # Room for the largest document: one that is larger than the queue would wait for ever.
+                    "queue.buffering.max.kbytes": max(24 * 1024, self._limits.max_document_bytes // 1024 + 1024),
                     "batch.size": 500_000,
                     "batch.num.messages": 10_000,
                     "message.max.bytes": self._limits.max_document_bytes + 64 * 1024,
@@ -284,10 +286,14 @@ class PageReader:
             task.segment, task.cursor, high, page.rows, page.documents, page.left_out, page.rejected,
             page.size, page.checksum & 0xFFFF_FFFF_FFFF_FFFF, snapshot.version,
         )  # fmt: skip
-        producer.produce(self._run.topic("progress"), encode_receipt(receipt), key=f"pages/{task.segment}")
+        produce_when_free(
+            producer, self._run.topic("progress"), encode_receipt(receipt), f"pages/{task.segment}".encode()
+        )
         if page.more:
             successor = encode_page_task(PageTask(task.segment, high, task.end))
-            producer.produce(self._pages, successor, key=str(task.segment), partition=message.partition() or 0)
+            produce_when_free(
+                producer, self._pages, successor, str(task.segment).encode(), partition=message.partition()
+            )
         place = TopicPartition(self._pages, message.partition() or 0, (message.offset() or 0) + 1)
         producer.send_offsets_to_transaction([place], consumer.consumer_group_metadata(), _KAFKA_TIMEOUT_S)
         producer.commit_transaction(_KAFKA_TIMEOUT_S)
@@ -302,69 +308,77 @@ class PageReader:
         )
         self._check_rejects()
 
+    def _page_rows(self) -> int:
+        """Rows of the page to be read: also the first one stays within the limit, however often a reader starts."""
+        allowed = self._throttle.documents_per_second
+        return self._rows if allowed is None else max(1, min(self._rows, int(allowed * PAGE_SECONDS)))
+
     def _produce_documents(self, producer: Producer, task: PageTask, version: int, page: _Page) -> None:
         """Step 2. This loop runs once for each document of the source: nothing in it may look inside one."""
-        limit, transform, topic = self._rows, self._transform, self._documents
+        limit, transform, topic = self._page_rows(), self._transform, self._documents
         head = envelope_head(version, int(time.time() * 1000))
         checksum, last, rows, size_sum, documents = 0, None, 0, 0, 0
         produce, digest = producer.produce, xxhash.xxh3_64_intdigest
         # One row more than the page: it tells whether the segment goes on, and whether the key repeats there.
-        for key, source_document, size in self._source.page(task.cursor, task.end, limit + 1):
-            if key is None or key == last:
-                raise self._bad_key(key)
-            if rows == limit:
-                page.more = True
-                continue
-            last = key
-            rows += 1
-            document = source_document
-            if document is None:
-                page.rejected += 1
-                self._reject(producer, self._too_large(key, size))
-                continue
-            if transform is not None:
+        with closing(self._source.page(task.cursor, task.end, limit + 1)) as found:
+            for key, source_document, size in found:
+                if key is None or key == last:
+                    raise self._bad_key(key)
+                if rows == limit:
+                    page.more = True
+                    continue
+                last = key
+                rows += 1
+                if source_document is None or transform is not None:
+                    document = self._shape(producer, key, source_document, size, page)
+                    if document is None:
+                        continue
+                elif b"\n" in source_document:
+                    # Only between tokens of a column of type json: a bulk body is one line for each document.
+                    document = source_document.replace(b"\n", b" ")
+                else:
+                    document = source_document
+                record = seal(head, document)
                 try:
-                    document = apply_transform(transform, document)
-                except TransformFailed as error:
-                    page.rejected += 1
-                    reject = Reject(key.decode(), document, "transform", "TransformFailed", str(error))
-                    self._reject(producer, reject)
-                    continue
-                if document is None:
-                    page.left_out += 1
-                    continue
-                if len(document) > self._limits.max_document_bytes:
-                    page.rejected += 1
-                    self._reject(producer, self._too_large(key, len(document)))
-                    continue
-            elif b"\n" in document:
-                # Only between tokens of a column of type json: a bulk body is one line for each document.
-                document = document.replace(b"\n", b" ")
-            record = seal(head, document)
-            try:
-                produce(topic, record, key)
-            except BufferError:
-                self._produce_when_free(producer, topic, record, key)
-            checksum += digest(key, version)
-            documents += 1
-            size_sum += len(document)
-            if size_sum > MAX_PAGE_BYTES and rows < limit:
-                raise PageTooLarge(rows)
+                    produce(topic, record, key)
+                except BufferError:
+                    produce_when_free(producer, topic, record, key)
+                checksum += digest(key, version)
+                documents += 1
+                size_sum += len(document)
+                if size_sum > MAX_PAGE_BYTES and rows < limit:
+                    raise PageTooLarge(rows)
         page.rows, page.documents, page.size, page.checksum = rows, documents, size_sum, checksum
         page.last = last or b""
 
-    def _produce_when_free(self, producer: Producer, topic: str, record: bytes, key: bytes) -> None:
-        """The producer's queue is full: the brokers are slower than the source, so the source waits."""
-        while True:
-            producer.poll(0.05)
-            try:
-                producer.produce(topic, record, key)
-                return
-            except BufferError:
-                continue
+    def _shape(
+        self, producer: Producer, key: bytes, source_document: bytes | None, size: int, page: _Page
+    ) -> bytes | None:
+        """The document to index, where that is not what the source built; None when it is rejected or left out."""
+        if source_document is None:
+            page.rejected += 1
+            self._reject(producer, self._too_large(key, size))
+            return None
+        assert self._transform is not None
+        try:
+            document = apply_transform(self._transform, source_document)
+        except TransformFailed as error:
+            page.rejected += 1
+            reject = Reject(key.decode(), source_document, "transform", "TransformFailed", str(error))
+            self._reject(producer, reject)
+            return None
+        if document is None:
+            page.left_out += 1
+        elif len(document) > self._limits.max_document_bytes:
+            page.rejected += 1
+            self._reject(producer, self._too_large(key, len(document)))
+            return None
+        return document
 
     def _reject(self, producer: Producer, reject: Reject) -> None:
-        producer.produce(self._run.topic("rejects"), reject.document, reject.key.encode(), headers=reject.headers())
+        produce_when_free(
+            producer, self._run.topic("rejects"), reject.document, reject.key.encode(), headers=reject.headers()
+        )
 
     def _too_large(self, key: bytes, size: int) -> Reject:
         limit = self._limits.max_document_bytes
@@ -393,3 +407,13 @@ class PageReader:
                 why=f"limits.max_rejects allows {self._limits.max_rejects}",
                 remedy=f"see them with `reshelve rejects list {self._run}`, then correct the query or the transform",
             )
+
+
+def produce_when_free(producer: Producer, topic: str, value: bytes | None, key: bytes, **options: Any) -> None:
+    """Produce, waiting while the producer's queue is full: the brokers are slower than the source, so it waits."""
+    while True:
+        try:
+            producer.produce(topic, value, key, **options)
+            return
+        except BufferError:
+            producer.poll(0.05)

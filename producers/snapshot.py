@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -185,14 +185,14 @@ class SnapshotReader:
         except psycopg.Error as error:
             raise self._refusal(error) from None
 
-    def page(self, low: Bound, high: Bound, limit: int) -> Iterator[tuple[bytes, bytes | None, int]]:
+    def page(self, low: Bound, high: Bound, limit: int) -> Generator[tuple[bytes, bytes | None, int], None, None]:
         """(key, document, bytes) of the page, streamed; the document is None where it is over the limit.
 
         To be used inside `snapshot()`."""
         statement, parameters = self._query.page(low, high, limit, self._max_bytes)
         return self._stream(statement, parameters)
 
-    def keys(self, keys: Sequence[tuple[str, ...]]) -> Iterator[tuple[bytes, bytes | None, int]]:
+    def keys(self, keys: Sequence[tuple[str, ...]]) -> Generator[tuple[bytes, bytes | None, int], None, None]:
         """The same for the keys given. To be used inside `snapshot()`."""
         statement, parameters = self._query.keys(keys, self._max_bytes)
         return self._stream(statement, parameters)
@@ -243,7 +243,9 @@ class SnapshotReader:
             self._connection.adapters.register_loader("text", ByteaBinaryLoader)
         return self._connection
 
-    def _stream(self, statement: sql.Composed, parameters: dict[str, Any]) -> Iterator[tuple[bytes, bytes | None, int]]:
+    def _stream(
+        self, statement: sql.Composed, parameters: dict[str, Any]
+    ) -> Generator[tuple[bytes, bytes | None, int], None, None]:
         cursor = self._session().cursor(binary=True)
         yield from cast(
             Iterator[tuple[bytes, bytes | None, int]], cursor.stream(statement, parameters, size=_CHUNK_ROWS)

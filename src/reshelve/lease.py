@@ -93,6 +93,8 @@ class Lease:
                 "client.id": Holder.here().client_id,
                 "session.timeout.ms": SESSION_MS,
                 "heartbeat.interval.ms": 1000,
+                # Waiting for replicas may take long; a dead process is noticed by its session.
+                "max.poll.interval.ms": 86_400_000,
                 "auto.offset.reset": "latest",
                 "fetch.wait.max.ms": 500,
             },
