@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import (
     Consumer,
@@ -22,6 +22,8 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from confluent_kafka.cimpl import NewTopic
 
 from reshelve.errors import AccessRefused, BlockedError, ReshelveError, Unreachable
+
+T = TypeVar("T")
 
 _ACCESS: Final = frozenset(
     {
@@ -42,6 +44,13 @@ FENCED: Final = frozenset(
         KafkaError.FENCED_INSTANCE_ID,
     }
 )
+_NO_COORDINATOR: Final = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    }
+)
 ADMIN_TIMEOUT_S: Final = 30.0
 
 
@@ -51,6 +60,21 @@ def kafka_error(error: KafkaException | KafkaError) -> KafkaError:
         return error
     inner: KafkaError = error.args[0]
     return inner
+
+
+def with_coordinator(ask: Callable[[], T]) -> T:
+    """What `ask` returns, once the group's coordinator answers: on a fresh broker the topic of the groups is
+    only just being made, after a restart it is loaded again, and librdkafka passes both on as errors.
+
+    Raises the last KafkaException when that takes longer than an answer may."""
+    deadline = time.monotonic() + ADMIN_TIMEOUT_S
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if kafka_error(error).code() not in _NO_COORDINATOR or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def header_items(message: Message) -> list[tuple[str, bytes]]:
@@ -221,7 +245,7 @@ class KafkaCluster:
         if missing:
             request = ConsumerGroupTopicPartitions(group, missing)
             try:
-                self.admin.alter_consumer_group_offsets([request])[group].result()
+                with_coordinator(lambda: self.admin.alter_consumer_group_offsets([request])[group].result())
             except KafkaException as error:
                 raise refusal(error, f"cannot set the offsets of group {group}", self.bootstrap) from None
 
@@ -230,10 +254,10 @@ class KafkaCluster:
         wanted = [TopicPartition(topic, p) for p in range(partitions)]
         request = ConsumerGroupTopicPartitions(group, wanted)
         try:
-            found = self.admin.list_consumer_group_offsets([request])[group].result().topic_partitions
+            answer = with_coordinator(lambda: self.admin.list_consumer_group_offsets([request])[group].result())
         except KafkaException as error:
             raise refusal(error, f"cannot read the offsets of group {group}", self.bootstrap) from None
-        return {tp.partition: tp.offset if tp.offset >= 0 else None for tp in found}
+        return {tp.partition: tp.offset if tp.offset >= 0 else None for tp in answer.topic_partitions}
 
     def stable_ends(self, topic: str, partitions: int) -> dict[int, int]:
         """The last stable offset of every partition: a reader of committed records ends there."""

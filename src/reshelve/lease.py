@@ -17,7 +17,7 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from reshelve.errors import LeaseHeld
-from reshelve.kafka import ADMIN_TIMEOUT_S, KafkaCluster, refusal
+from reshelve.kafka import ADMIN_TIMEOUT_S, KafkaCluster, refusal, with_coordinator
 from reshelve.model import JOURNAL_TOPIC
 
 SESSION_MS: Final = 6_000
@@ -64,14 +64,14 @@ def read_holder(cluster: KafkaCluster, reindex: str) -> Holder | None:
     """The process that drives the reindex now; None when none does. Raises ReshelveError."""
     group = lease_group(reindex)
     try:
-        members = (
-            cluster.admin.describe_consumer_groups([group], request_timeout=ADMIN_TIMEOUT_S)[group].result().members
+        found = with_coordinator(
+            lambda: cluster.admin.describe_consumer_groups([group], request_timeout=ADMIN_TIMEOUT_S)[group].result()
         )
     except KafkaException as error:
         if "GROUP_ID_NOT_FOUND" in str(error):
             return None
         raise refusal(error, f"cannot see who drives {reindex}", cluster.bootstrap) from None
-    holders = [holder for member in members if (holder := Holder.parse(member.client_id))]
+    holders = [holder for member in found.members if (holder := Holder.parse(member.client_id))]
     return holders[0] if holders else None
 
 
