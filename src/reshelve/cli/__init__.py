@@ -10,6 +10,7 @@ from reshelve.cli import local, rejects
 from reshelve.cli.check import check
 from reshelve.cli.clean import clean
 from reshelve.cli.cutover import cutover
+from reshelve.cli.demo import demo
 from reshelve.cli.init import init
 from reshelve.cli.output import show_error
 from reshelve.cli.plan import plan
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-for verb in (init, check, plan, run, status, validate, cutover, rollback, runs, clean, worker):
+for verb in (demo, init, check, plan, run, status, validate, cutover, rollback, runs, clean, worker):
     app.command()(verb)
 app.add_typer(rejects.app, name="rejects")
 app.add_typer(local.app, name="local")
