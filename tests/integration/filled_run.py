@@ -88,7 +88,12 @@ class FilledRun:
         for key, document in documents:
             value = None if document is None else seal(head, document)
             headers = [("version", str(version).encode())] if document is None else None
-            producer.produce(self.context.run.topic("documents"), value, key, headers=headers)
+            while True:
+                try:
+                    producer.produce(self.context.run.topic("documents"), value, key, headers=headers)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
         assert producer.flush(30) == 0
 
     def write(self, key: str, document: bytes, version: int) -> None:
@@ -106,7 +111,7 @@ class FilledRun:
         ends = cluster.stable_ends(topic, self.context.partitions)
         group = self.context.run.group("indexer")
         request = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, p, o) for p, o in ends.items()])
-        cluster.admin().alter_consumer_group_offsets([request])[group].result()
+        cluster.admin.alter_consumer_group_offsets([request])[group].result()
 
     @contextmanager
     def validator(self) -> Iterator[subprocess.Popen[str]]:
