@@ -27,7 +27,7 @@ import xxhash
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from reshelve.errors import BlockedError, ReshelveError, SourceRefused
-from reshelve.kafka import FENCED, KafkaCluster, kafka_error, refusal
+from reshelve.kafka import FENCED, KafkaCluster, is_transient, kafka_error, refusal
 from reshelve.model import PageTask, Receipt, RunId, split_key
 from reshelve.producers.snapshot import SnapshotReader
 from reshelve.reporter import Backoff, Reporter
@@ -156,7 +156,7 @@ class PageReader:
                 why=error.str(),
                 remedy="start a new run: where this one was can't be told any more",
             )
-        if error.retriable() or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        if is_transient(error) or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             self._reporter.pause(f"Kafka: {error.str()}", self._backoff.next_s())
             return
         raise refusal(error, f"cannot read topic {self._pages}", self._cluster.bootstrap)

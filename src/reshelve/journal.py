@@ -15,12 +15,13 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaException, Producer
 
-from reshelve.errors import BlockedError, LeaseHeld
-from reshelve.kafka import FENCED, KafkaCluster, kafka_error
+from reshelve.errors import AccessRefused, BlockedError, LeaseHeld, Unreachable
+from reshelve.kafka import KafkaCluster, refusal
 from reshelve.model import JOURNAL_TOPIC, RunId
-from reshelve.redaction import redact
+from reshelve.redaction import redact_facts
 from reshelve.schemas.codec import EVENT, CodecError
 
+PLANNED: Final = "planned"
 _MAX_EVENT_BYTES: Final = 8 * 1024 * 1024
 _TIMEOUT_S: Final = 10.0
 
@@ -40,8 +41,13 @@ class Event:
 
     @classmethod
     def after(cls, last: Event | None, run: RunId, kind: str, data: Mapping[str, Any], at: datetime) -> Event:
-        """The entry that follows `last`. Secrets in `data` are masked before anything is hashed."""
-        masked = json.loads(redact(json.dumps(data, ensure_ascii=False, default=str)))
+        """The entry that follows `last`. Secrets in `data` are masked before anything is hashed.
+
+        A plan is taken as it is: it refers to its secrets by name, a run can't go on without those names, and
+        a password that is also a word of the plan ("postgres") would spoil it."""
+        masked = json.loads(json.dumps(data, ensure_ascii=False, default=str))
+        if kind != PLANNED:
+            masked = redact_facts(masked)
         sequence, previous = (0, "") if last is None else (last.sequence + 1, last.hash)
         event = cls(str(run), sequence, at.isoformat(timespec="milliseconds"), kind, masked, previous, "")
         return cls(event.run, sequence, event.at, kind, masked, previous, event.digest())
@@ -115,7 +121,8 @@ def read_journal(cluster: KafkaCluster, *, reindex: str | None = None, run: RunI
 class JournalWriter:
     """Appends entries to a run. There is one writer for each reindex: opening one fences the one before.
 
-    still_leader  asked before a writer that lost its connection fences anybody again
+    still_leader  asked before a writer that lost its connection fences anybody again: False while that can't be
+                  told; raises LeaseHeld when another process drives the reindex
     waiting       told why, while the brokers don't answer; True when told to stop meanwhile
     """
 
@@ -140,29 +147,36 @@ class JournalWriter:
         event: Event | None = None
         while True:
             try:
-                producer = self._open()
+                producer = self._open(event)
                 if event is not None and self._last is not None and self._last.hash == event.hash:
                     return event  # it had arrived; only the answer was lost
                 event = Event.after(self._last, self._run, kind, data or {}, datetime.now(UTC))
                 producer.begin_transaction()
                 producer.produce(JOURNAL_TOPIC, event.encode(), key=event.run, partition=0)
                 producer.commit_transaction(_TIMEOUT_S)
-            except KafkaException as error:
-                inner = kafka_error(error)
+            except (KafkaException, Unreachable) as error:
+                # Fenced is no proof of a successor: the brokers also fence a transaction that outlived its timeout.
                 self._producer = None
-                if inner.code() in FENCED or not self._still_leader():
-                    raise self._taken_over(inner.str()) from None
-                if self._waiting(f"Kafka ({self._cluster.bootstrap}): {inner.str()}"):
-                    raise BlockedError(
-                        f"cannot write the journal entry {kind}", where=self._cluster.bootstrap, why=inner.str(),
-                        remedy="see that the brokers run",
-                    ) from None  # fmt: skip
-                time.sleep(0.5)
+                self._await_leadership(kind, error)
             else:
                 self._last = event
                 return event
 
-    def _open(self) -> Producer:
+    def _await_leadership(self, kind: str, error: KafkaException | Unreachable) -> None:
+        """Wait until the brokers answer, and say that the reindex is still ours."""
+        what, where = f"cannot write the journal entry {kind}", self._cluster.bootstrap
+        refused = refusal(error, what, where) if isinstance(error, KafkaException) else error
+        if refused.code == AccessRefused.code:
+            raise refused from None
+        while True:
+            if self._waiting(f"Kafka ({where}): {refused.why}"):
+                raise BlockedError(what, where=where, why=refused.why, remedy="see that the brokers run") from None
+            time.sleep(0.5)
+            if self._still_leader():
+                return
+
+    def _open(self, pending: Event | None) -> Producer:
+        """The producer. `pending` is the entry of which it is not known whether it arrived."""
         if self._producer is None:
             producer = self._cluster.producer(
                 {
@@ -174,6 +188,10 @@ class JournalWriter:
             producer.init_transactions(_TIMEOUT_S)
             # Only now: nobody who was writer before can append any more.
             events = read_journal(self._cluster, run=self._run)
+            if self._last is not None:
+                added = {event.hash for event in events if event.sequence > self._last.sequence}
+                if added - ({pending.hash} if pending is not None else set()):
+                    raise self._taken_over("it has written to the journal since we did")
             self._last = events[-1] if events else None
             self._producer = producer
         return self._producer

@@ -34,7 +34,7 @@ class Progress:
     """A picture of the run at one moment.
 
     committed, ends  of `documents`, by partition: what the indexers have durably passed, and the last stable offset
-    rejects          records in the rejects topic (a redelivered one counts again)
+    rejects          rejected documents: distinct keys
     workers          newest report of each living worker
     waiting          why somebody waits
     """
@@ -123,13 +123,19 @@ class ProgressReader:
             context.run.group("control"),
             {"auto.offset.reset": "earliest", "queued.max.messages.kbytes": 2048, "enable.partition.eof": True},
         )
-        self._consumer.assign([TopicPartition(context.run.topic("progress"), 0, OFFSET_BEGINNING)])
+        self._rejects_topic = context.run.topic("rejects")
+        self._consumer.assign(
+            [
+                TopicPartition(topic, 0, OFFSET_BEGINNING)
+                for topic in (context.run.topic("progress"), self._rejects_topic)
+            ]
+        )
         self._receipts: list[Receipt] = []
         self._tiling: Tiling | None = None
         self._workers: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {}
         self._committed: dict[int, int] = {}
         self._ends: dict[int, int] = {}
-        self._rejects = 0
+        self._rejected: set[bytes] = set()
         self._offsets_at = 0.0
         self._trouble = ""
         self._caught_up = False
@@ -154,7 +160,7 @@ class ProgressReader:
             self._tiling,
             dict(self._committed),
             dict(self._ends),
-            self._rejects,
+            len(self._rejected),
             tuple(living),
             tuple(waiting + ([self._trouble] if self._trouble else [])),
             self._reads.rate(),
@@ -173,10 +179,13 @@ class ProgressReader:
         for message in self._consumer.consume(500, 0.1):
             error = message.error()
             if error is not None:
-                if error.code() == KafkaError._PARTITION_EOF:
-                    self._caught_up = True
-                else:
+                if error.code() != KafkaError._PARTITION_EOF:
                     self._note(error)
+                elif message.topic() != self._rejects_topic:
+                    self._caught_up = True
+                continue
+            if message.topic() == self._rejects_topic:
+                self._rejected.add(message.key() or b"")
                 continue
             record = message.value() or b""
             schema = schema_of(record)
@@ -193,7 +202,6 @@ class ProgressReader:
         try:
             self._ends = context.cluster.stable_ends(documents, partitions)
             committed = context.cluster.committed(context.run.group("indexer"), documents, partitions)
-            self._rejects = context.cluster.stable_ends(context.run.topic("rejects"), 1)[0]
         except ReshelveError as error:
             if error.code == "access":
                 raise

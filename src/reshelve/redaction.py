@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 _MASK: Final = "***"
-# user:password@host in a URL, and password=… in a libpq keyword string.
-_URL_PASSWORD: Final = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s/:@]*:)(?P<secret>[^\s/@]+)(?=@)", re.IGNORECASE)
+# user:password@host in a URL, and password=… in a libpq keyword string. A reference (`${NAME}`) is no secret.
+_URL_PASSWORD: Final = re.compile(
+    r"(?P<head>[a-z][a-z0-9+.-]*://[^\s/:@]*:)(?!\$\{)(?P<secret>[^\s/@]+)(?=@)", re.IGNORECASE
+)
 _KEYWORD_PASSWORD: Final = re.compile(
-    r"(?P<head>\b(?:password|sslpassword|sasl\.password|ssl\.key\.password)\s*[=:]\s*)(?P<secret>'[^']*'|[^\s,;&'\"]+)",
+    r"(?P<head>\b(?:password|sslpassword|sasl\.password|ssl\.key\.password)\s*[=:]\s*)(?!\$\{)(?P<secret>'[^']*'|[^\s,;&'\"]+)",
     re.IGNORECASE,
 )
 _known: set[str] = set()
@@ -28,3 +31,15 @@ def redact(text: str) -> str:
         text = text.replace(secret, _MASK)
     text = _URL_PASSWORD.sub(rf"\g<head>{_MASK}", text)
     return _KEYWORD_PASSWORD.sub(rf"\g<head>{_MASK}", text)
+
+
+def redact_facts(value: Any) -> Any:
+    """JSON-able data with every text in it redacted. To be used before the data becomes JSON: in the JSON's
+    text a secret may be escaped, and masking could break it."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {name: redact_facts(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact_facts(inner) for inner in value]
+    return value

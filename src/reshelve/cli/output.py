@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from reshelve.errors import ReshelveError, SpecError
-from reshelve.redaction import redact
+from reshelve.redaction import redact, redact_facts
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print facts as one JSON object on stdout.")]
 
@@ -38,7 +38,8 @@ def show_columns(rows: Sequence[Sequence[str]]) -> None:
 
 def show_json(facts: Mapping[str, Any]) -> None:
     """Facts as one line of JSON on stdout."""
-    sys.stdout.write(redact(json.dumps(facts, ensure_ascii=False, default=str)) + "\n")
+    plain = json.loads(json.dumps(facts, ensure_ascii=False, default=str))
+    sys.stdout.write(json.dumps(redact_facts(plain), ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
 
