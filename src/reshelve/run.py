@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from reshelve.children import Children
 from reshelve.consumers import generation
+from reshelve.consumers.rejects import count_rejects
 from reshelve.context import RunContext
 from reshelve.cutover import GateFacts, cut_over, gates, gather
 from reshelve.errors import BlockedError, Interrupted, ReshelveError
@@ -223,20 +224,27 @@ class Run:
         )
         self._children.stop("validator")
         self._record("validated", validation.as_dict())
+        self._require_clean(validation, count_rejects(self._context.cluster, self._context.run))
+        return validation
+
+    def _require_clean(self, validation: Validation, rejects: int) -> None:
+        run, index = self._context.run, self._context.plan.index
+        if rejects:
+            raise BlockedError(
+                f"{rejects} document{'s were' if rejects != 1 else ' was'} rejected; the rest is indexed",
+                where=index,
+                why=validation.summary(),
+                remedy=f"`reshelve rejects list {run}` lists them with the reason; correct the mapping, the query or"
+                " the transform, then `reshelve run --new`",
+            )
         if not validation.clean:
-            run = self._context.run
             raise BlockedError(
                 "the validation found differences",
-                where=self._context.plan.index,
+                where=index,
                 why=validation.summary(),
-                remedy=(
-                    f"`reshelve rejects list {run}` lists the rejected documents with the server's reason; "
-                    f"correct the mapping, the query or the transform, then `reshelve run --new`"
-                    if validation.rejected or progress.rejects
-                    else f"`reshelve validate {run}` lists the keys; what wrote to the index or the source meanwhile?"
-                ),
+                remedy=f"`reshelve validate {run}` lists the keys: what wrote to the index or the source meanwhile?"
+                " Then run again, or anew with --new",
             )
-        return validation
 
     def _cut_over(self, progress: Progress, validation: Validation) -> None:
         self._children.stop("indexer")

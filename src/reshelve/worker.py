@@ -148,7 +148,8 @@ def _stop_on_signals(stop: threading.Event) -> None:
 
 def _stop_without_parent(stop: threading.Event) -> None:
     """`reshelve run` holds the other end of our standard input: its end is the end of the parent, however it died."""
-    while sys.stdin.buffer.read(4096):
+    # os.read: a buffered reader that is being read can't be closed at the interpreter's end.
+    while os.read(sys.stdin.fileno(), 4096):
         pass
     stop.set()
 
