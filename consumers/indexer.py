@@ -26,7 +26,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from reshelve.consumers.bulk import MAX_BODY_BYTES, BulkResult, BulkWriter, Item, Stopped, action_line
 from reshelve.consumers.rejects import RejectWriter
 from reshelve.errors import BlockedError
-from reshelve.kafka import KafkaCluster, header_items, kafka_error, refusal
+from reshelve.kafka import KafkaCluster, header_items, is_transient, kafka_error, refusal
 from reshelve.model import RunId
 from reshelve.reporter import Backoff, Reporter
 from reshelve.schemas.codec import CodecError
@@ -188,7 +188,7 @@ class Indexer:
                 why=error.str(),
                 remedy="the topic's retention or somebody removed them: start a new run",
             )
-        if error.retriable() or error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._MAX_POLL_EXCEEDED):
+        if is_transient(error) or error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._MAX_POLL_EXCEEDED):
             self._reporter.pause(f"Kafka: {error.str()}", self._backoff.next_s())
             return
         raise refusal(error, f"cannot read topic {self._topic}", self._cluster.bootstrap)
@@ -257,10 +257,7 @@ class Indexer:
             inner = kafka_error(error)
             if inner.code() in (KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError._STATE):
                 self._done.clear()  # the partitions are somebody else's now, who indexes from the old offset
-            elif not (
-                inner.retriable()
-                or inner.code() in (KafkaError._TIMED_OUT, KafkaError._WAIT_COORD, KafkaError._TRANSPORT)
-            ):
+            elif not is_transient(inner):
                 raise refusal(error, "cannot commit offsets", self._cluster.bootstrap) from None
             return  # kept, and committed with the next
         self._done.clear()

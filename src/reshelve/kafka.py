@@ -44,14 +44,60 @@ FENCED: Final = frozenset(
         KafkaError.FENCED_INSTANCE_ID,
     }
 )
-_NO_COORDINATOR: Final = frozenset(
+# What passes by itself: brokers that are away, starting, or handing over. A consumer's errors never say so
+# themselves (`KafkaError.retriable()` is set by transactional producers only).
+_TRANSIENT: Final = frozenset(
     {
-        KafkaError.NOT_COORDINATOR,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
+        KafkaError._MSG_TIMED_OUT,
+        KafkaError._WAIT_COORD,
+        KafkaError._WAIT_CACHE,
+        KafkaError._RETRY,
+        KafkaError._RESOLVE,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.CONCURRENT_TRANSACTIONS,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.NOT_ENOUGH_REPLICAS,
+        KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.UNSTABLE_OFFSET_COMMIT,
     }
 )
 ADMIN_TIMEOUT_S: Final = 30.0
+_RETRY_S: Final = 0.2
+
+
+def is_transient(error: KafkaError) -> bool:
+    """Whether waiting is enough."""
+    return error.retriable() or error.code() in _TRANSIENT
+
+
+def patiently(request: Callable[[], T], timeout: float = ADMIN_TIMEOUT_S) -> T:
+    """The answer to an idempotent request, asked again for `timeout` seconds while brokers start or hand over: on a
+    fresh broker the topic of the groups is only just being made, after a restart it is loaded again, and
+    librdkafka passes both on as errors. Raises the last KafkaException."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return request()
+        except KafkaException as error:
+            if not is_transient(kafka_error(error)) or time.monotonic() + _RETRY_S > deadline:
+                raise
+            time.sleep(_RETRY_S)
 
 
 def kafka_error(error: KafkaException | KafkaError) -> KafkaError:
@@ -60,21 +106,6 @@ def kafka_error(error: KafkaException | KafkaError) -> KafkaError:
         return error
     inner: KafkaError = error.args[0]
     return inner
-
-
-def with_coordinator(ask: Callable[[], T]) -> T:
-    """What `ask` returns, once the group's coordinator answers: on a fresh broker the topic of the groups is
-    only just being made, after a restart it is loaded again, and librdkafka passes both on as errors.
-
-    Raises the last KafkaException when that takes longer than an answer may."""
-    deadline = time.monotonic() + ADMIN_TIMEOUT_S
-    while True:
-        try:
-            return ask()
-        except KafkaException as error:
-            if kafka_error(error).code() not in _NO_COORDINATOR or time.monotonic() > deadline:
-                raise
-        time.sleep(0.1)
 
 
 def header_items(message: Message) -> list[tuple[str, bytes]]:
@@ -94,12 +125,7 @@ def refusal(error: KafkaException | KafkaError, what: str, where: str) -> Reshel
             why=inner.str(),
             remedy="correct the credentials, the TLS settings or the ACLs (kafka.config in the spec)",
         )
-    if inner.code() in (
-        KafkaError._ALL_BROKERS_DOWN,
-        KafkaError._TRANSPORT,
-        KafkaError._TIMED_OUT,
-        KafkaError._RESOLVE,
-    ):
+    if is_transient(inner):
         return Unreachable(
             what,
             where=where,
@@ -245,28 +271,39 @@ class KafkaCluster:
         if missing:
             request = ConsumerGroupTopicPartitions(group, missing)
             try:
-                with_coordinator(lambda: self.admin.alter_consumer_group_offsets([request])[group].result())
+                patiently(lambda: self.admin.alter_consumer_group_offsets([request])[group].result())
             except KafkaException as error:
                 raise refusal(error, f"cannot set the offsets of group {group}", self.bootstrap) from None
 
-    def committed(self, group: str, topic: str, partitions: int) -> dict[int, int | None]:
-        """The group's committed offset of every partition; None where there is none."""
+    def committed(
+        self, group: str, topic: str, partitions: int, *, timeout: float = ADMIN_TIMEOUT_S
+    ) -> dict[int, int | None]:
+        """The group's committed offset of every partition; None where there is none. Raises ReshelveError."""
         wanted = [TopicPartition(topic, p) for p in range(partitions)]
         request = ConsumerGroupTopicPartitions(group, wanted)
+
+        def ask() -> list[TopicPartition]:
+            answers = self.admin.list_consumer_group_offsets([request], request_timeout=timeout)
+            return list(answers[group].result().topic_partitions)
+
         try:
-            answer = with_coordinator(lambda: self.admin.list_consumer_group_offsets([request])[group].result())
+            found = patiently(ask, timeout)
         except KafkaException as error:
             raise refusal(error, f"cannot read the offsets of group {group}", self.bootstrap) from None
-        return {tp.partition: tp.offset if tp.offset >= 0 else None for tp in answer.topic_partitions}
+        return {tp.partition: tp.offset if tp.offset >= 0 else None for tp in found}
 
-    def stable_ends(self, topic: str, partitions: int) -> dict[int, int]:
-        """The last stable offset of every partition: a reader of committed records ends there."""
+    def stable_ends(self, topic: str, partitions: int, *, timeout: float = ADMIN_TIMEOUT_S) -> dict[int, int]:
+        """The last stable offset of every partition: a reader of committed records ends there. Raises ReshelveError."""
         request = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(partitions)}  # type: ignore[no-untyped-call]
-        futures = self.admin.list_offsets(
-            request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ADMIN_TIMEOUT_S
-        )
-        try:
+
+        def ask() -> dict[int, int]:
+            futures = self.admin.list_offsets(
+                request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=timeout
+            )
             return {tp.partition: future.result().offset for tp, future in futures.items()}
+
+        try:
+            return patiently(ask, timeout)
         except KafkaException as error:
             raise refusal(error, f"cannot read the end of topic {topic}", self.bootstrap) from None
 
@@ -297,7 +334,7 @@ class KafkaCluster:
                     elif error.code() == KafkaError._PARTITION_EOF:
                         if offset >= ends[partition]:
                             open_.discard(partition)
-                    elif not error.retriable():
+                    elif not is_transient(error):
                         raise refusal(error, f"cannot read topic {topic}", self.bootstrap)
                     if offset + 1 >= ends[partition] and error is None:
                         open_.discard(partition)

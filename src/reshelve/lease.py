@@ -12,15 +12,16 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from reshelve.errors import LeaseHeld
-from reshelve.kafka import ADMIN_TIMEOUT_S, KafkaCluster, refusal, with_coordinator
+from reshelve.errors import LeaseHeld, Unreachable
+from reshelve.kafka import ADMIN_TIMEOUT_S, KafkaCluster, patiently, refusal
 from reshelve.model import JOURNAL_TOPIC
 
 SESSION_MS: Final = 6_000
+_CONFIRM_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +61,26 @@ def lease_group(reindex: str) -> str:
     return f"reshelve.{reindex}.lease"
 
 
-def read_holder(cluster: KafkaCluster, reindex: str) -> Holder | None:
-    """The process that drives the reindex now; None when none does. Raises ReshelveError."""
+def read_holders(cluster: KafkaCluster, reindex: str, *, timeout: float = ADMIN_TIMEOUT_S) -> list[Holder]:
+    """The processes that drive the reindex, or want to. Raises ReshelveError."""
     group = lease_group(reindex)
+
+    def ask() -> list[Any]:
+        described = cluster.admin.describe_consumer_groups([group], request_timeout=timeout)
+        return list(described[group].result().members)
+
     try:
-        found = with_coordinator(
-            lambda: cluster.admin.describe_consumer_groups([group], request_timeout=ADMIN_TIMEOUT_S)[group].result()
-        )
+        members = patiently(ask, timeout)
     except KafkaException as error:
         if "GROUP_ID_NOT_FOUND" in str(error):
-            return None
+            return []
         raise refusal(error, f"cannot see who drives {reindex}", cluster.bootstrap) from None
-    holders = [holder for member in found.members if (holder := Holder.parse(member.client_id))]
+    return [holder for member in members if (holder := Holder.parse(member.client_id))]
+
+
+def read_holder(cluster: KafkaCluster, reindex: str) -> Holder | None:
+    """The process that drives the reindex now; None when none does. Raises ReshelveError."""
+    holders = read_holders(cluster, reindex)
     return holders[0] if holders else None
 
 
@@ -82,6 +91,7 @@ class Lease:
         self._cluster, self._reindex = cluster, reindex
         self._consumer: Consumer | None = None
         self._held = False
+        self._confirmed_at = 0.0
 
     def take(self, report: Callable[[str], None]) -> None:
         """Raises LeaseHeld when another living process has it. A holder on this machine that is dead is waited
@@ -110,15 +120,30 @@ class Lease:
             raise self._refused(read_holder(self._cluster, self._reindex))
 
     def poll(self) -> None:
-        """Keep it; to be called every few seconds. Raises LeaseHeld when it is lost."""
+        """Keep it; to be called every few seconds. Raises LeaseHeld when another process has it.
+
+        When the brokers are away for longer than a session the membership ends, but nobody else can get it
+        either: it is taken again when they are back."""
         if self._consumer is not None:
             self._consumer.poll(0)
-        if not self._held:
-            raise self._refused(None)
+        if not self._held and time.monotonic() - self._confirmed_at > _CONFIRM_S:
+            self.confirm()
 
-    @property
-    def held(self) -> bool:
-        return self._held
+    def confirm(self) -> bool:
+        """Ask the brokers whether the reindex is still ours to drive; False while they do not tell.
+
+        Raises LeaseHeld when another process drives it, or is about to."""
+        try:
+            holders = read_holders(self._cluster, self._reindex, timeout=_CONFIRM_S)
+        except Unreachable:
+            return False
+        finally:
+            self._confirmed_at = time.monotonic()
+        here = Holder.here()
+        others = [holder for holder in holders if holder != here]
+        if others:
+            raise self._refused(others[0])
+        return True
 
     def release(self) -> None:
         if self._consumer is not None:

@@ -59,7 +59,7 @@ def attach(cluster: KafkaCluster, run: str, report: Callable[[str], None]) -> Se
         raise UsageError(f"run {state.run} is cleaned up", why="its topics are gone", remedy="start a new run")
     lease = Lease(cluster, state.run.reindex)
     lease.take(report)
-    return Session(context, state, JournalWriter(cluster, state.run, still_leader=lambda: lease.held), lease, True)
+    return Session(context, state, JournalWriter(cluster, state.run, still_leader=lease.confirm), lease, True)
 
 
 def _open(
@@ -92,7 +92,7 @@ def _open(
         report(why)
         return stop.is_set()
 
-    journal = JournalWriter(cluster, plan.id, still_leader=lambda: lease.held, waiting=waiting)
+    journal = JournalWriter(cluster, plan.id, still_leader=lease.confirm, waiting=waiting)
     if not resumed:
         state.take(journal.append("planned", {"plan": plan.as_dict(), "owner": spec.owner, "why": spec.why}))
     here = Holder.here()

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from reshelve.context import RunContext
-from reshelve.kafka import refusal
+from reshelve.kafka import is_transient, refusal
 from reshelve.schemas.codec import CodecError
 from reshelve.validator.tasks import CheckResult, CheckTask, decode
 
@@ -55,7 +55,7 @@ class CheckChannel:
             return None
         failure = message.error()
         if failure is not None:
-            if failure.retriable():
+            if is_transient(failure):
                 return None
             raise refusal(failure, "cannot read the results of the check", self._where)
         try:
