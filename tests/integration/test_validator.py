@@ -21,6 +21,7 @@ from reshelve.local.stack import Endpoints
 from reshelve.schemas.reject import Reject
 from reshelve.validator.coordinator import validate
 from reshelve.validator.recomputation import recompute
+from reshelve.validator.tasks import CheckResult, decode
 from reshelve.validator.verdict import Validation
 
 Fill = Callable[..., FilledRun]
@@ -173,3 +174,47 @@ def test_a_validator_killed_at_work_leaves_its_tasks_to_the_next(filled: Fill) -
     with run.validator():
         check.join(200)
     assert found and found[0].clean and found[0].topic_documents == 40_000
+
+
+def test_a_validator_stopped_at_work_gives_its_task_back(filled: Fill) -> None:
+    """Faust acknowledges what it cancels; a stop in the middle of a task must not lose it."""
+    run = filled(rows=60_000, partitions=2, shards=1)
+    found: list[Validation] = []
+    with run.validator() as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        check = threading.Thread(target=lambda: found.append(_validate(run, timeout=100)))
+        check.start()
+        time.sleep(0.5)  # the scan of the only shard takes longer
+        stopped = time.monotonic()
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(20) == 0
+        assert time.monotonic() - stopped < 10
+    assert check.is_alive()
+    with run.validator():
+        check.join(100)
+    assert found and found[0].clean
+
+
+def test_two_validators_share_the_work(filled: Fill) -> None:
+    run = filled(rows=2_000, partitions=8, shards=2)
+    with run.validator() as one, run.validator() as two:
+        for process in (one, two):
+            assert process.stdout is not None
+            process.stdout.readline()
+        workers = set()
+        for _ in range(5):  # the group settles after a while
+            seen = _workers(run)
+            workers |= seen
+            if len(seen) == 2:
+                break
+    assert len(workers) == 2
+
+
+def _workers(run: FilledRun) -> set[str]:
+    """Validate, and say who did it."""
+    found = _validate(run)
+    assert found.clean
+    records = (m.value() for m in run.context.cluster.read(run.context.run.topic("checks"), range(8)))
+    results = (decode(record) for record in records if record is not None)
+    return {r.worker for r in results if isinstance(r, CheckResult) and r.check == found.check}

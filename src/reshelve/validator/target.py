@@ -11,7 +11,7 @@ from opensearchpy import OpenSearch
 from opensearchpy.exceptions import NotFoundError, TransportError
 
 from reshelve.consumers.opensearch import reason, refusal
-from reshelve.errors import BlockedError, TargetRefused, Unreachable
+from reshelve.errors import BlockedError, ReshelveError, TargetRefused, Unreachable
 from reshelve.validator.compare import Reading, digest_value, parse
 
 KEEP_ALIVE: Final = "15m"
@@ -99,7 +99,7 @@ def open_point_in_time(client: OpenSearch, index: str) -> PointInTime:
             "there is no index to validate", where=index, why=reason(error), remedy="start a new run"
         ) from error
     except TransportError as error:
-        raise refusal(error, _WHAT, index) from error
+        raise _failure(error, index) from error
     return PointInTime(client, index, answer["pit_id"], shards)
 
 
@@ -115,11 +115,16 @@ def ask(client: OpenSearch, method: str, path: str, params: dict[str, str], body
         why = f"the index or its point in time is gone: {reason(error)}"
         raise Unreachable(_WHAT, where=where, why=why, remedy=_REMEDY) from error
     except TransportError as error:
-        if error.status_code in _BUSY:
-            raise Unreachable(_WHAT, where=where, why=reason(error), remedy=_REMEDY) from error
-        raise refusal(error, _WHAT, where) from error
+        raise _failure(error, where) from error
     result: str = text
     return result
+
+
+def _failure(error: TransportError, where: str) -> ReshelveError:
+    """Unreachable for what may be well again later: the check is then made anew."""
+    if error.status_code in _BUSY:
+        return Unreachable(_WHAT, where=where, why=reason(error), remedy=_REMEDY)
+    return refusal(error, _WHAT, where)
 
 
 def read_documents(client: OpenSearch, index: str, keys: Sequence[bytes]) -> dict[bytes, Reading]:
