@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
+from hypothesis import settings
 from opensearchpy import OpenSearch
 from pipeline import Pipeline
 from psycopg import sql
@@ -21,6 +22,10 @@ from services import Services, find_services
 
 from reshelve.errors import ReshelveError
 from reshelve.local.stack import Endpoints, LocalStack
+
+# No deadline: how long an example takes says more of the machine than of the code.
+settings.register_profile("reshelve", max_examples=50, deadline=None)
+settings.load_profile("reshelve")
 
 
 @pytest.fixture(scope="session")
