@@ -21,6 +21,9 @@ from reshelve.redaction import redact
 # The client logs every failed request by itself; our own messages say more, and once.
 logging.getLogger("opensearch").setLevel(logging.CRITICAL)
 
+# A node that starts, a shard that is being recovered, a proxy before a cluster that is away, one that is too busy.
+_AWAY = frozenset({429, 502, 503, 504})
+
 
 class Target(Protocol):
     """The part of the spec's target that a connection needs."""
@@ -86,7 +89,7 @@ def refusal(error: TransportError, what: str, where: str) -> ReshelveError:
             why=reason(error),
             remedy="correct the URL's scheme, or ca_certs and verify_certs in the spec",
         )
-    if isinstance(error, (ConnectionTimeout, ConnectionError)):
+    if isinstance(error, (ConnectionTimeout, ConnectionError)) or error.status_code in _AWAY:
         return Unreachable(
             what,
             where=where,

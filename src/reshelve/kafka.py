@@ -245,10 +245,10 @@ class KafkaCluster:
             time.sleep(0.05)
         raise BlockedError(f"topic {name} has no leader after {ADMIN_TIMEOUT_S:.0f} s", where=self.bootstrap)
 
-    def topics(self, prefix: str) -> dict[str, int]:
-        """The topics whose name starts with `prefix`, with their number of partitions."""
+    def topics(self, prefix: str, *, timeout: float = ADMIN_TIMEOUT_S) -> dict[str, int]:
+        """The topics whose name starts with `prefix`, with their number of partitions. Raises ReshelveError."""
         try:
-            known = self.admin.list_topics(timeout=ADMIN_TIMEOUT_S).topics
+            known = self.admin.list_topics(timeout=timeout).topics
         except KafkaException as error:
             raise refusal(error, "cannot list topics", self.bootstrap) from None
         return {name: len(topic.partitions) for name, topic in known.items() if name.startswith(prefix)}

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
 from reshelve.context import RunContext
-from reshelve.errors import ReshelveError
-from reshelve.kafka import kafka_error, refusal
+from reshelve.errors import AccessRefused, BlockedError
+from reshelve.kafka import refusal
 from reshelve.model import Receipt
 from reshelve.receipts import Tiling, tile
 from reshelve.schemas.codec import COUNTERS, RECEIPT, decode_receipt, schema_of
 
 _OFFSETS_EVERY_S: Final = 1.0
+_OFFSETS_TIMEOUT_S: Final = 5.0  # brokers that are away must not keep a Ctrl-C waiting
+_TOPICS_EVERY_S: Final = 5.0
 _STALE_WORKER_S: Final = 15.0
 
 
@@ -136,7 +138,9 @@ class ProgressReader:
         self._committed: dict[int, int] = {}
         self._ends: dict[int, int] = {}
         self._rejected: set[bytes] = set()
-        self._offsets_at = 0.0
+        self._offsets_at = self._topics_at = 0.0
+        self._missing: set[str] = set()
+        self._gone: set[str] = set()
         self._trouble = ""
         self._caught_up = False
         self._reads, self._indexes = _RateMeter(), _RateMeter()
@@ -147,7 +151,7 @@ class ProgressReader:
     def poll(self) -> Progress:
         """The newest picture. When Kafka does not answer it is the last one, with the trouble among `waiting`.
 
-        Raises AccessRefused, BlockedError when something else than ours is in the topics."""
+        Raises AccessRefused, BlockedError when something else than ours is in the topics or one of them is gone."""
         self._read_progress()
         if time.monotonic() - self._offsets_at > _OFFSETS_EVERY_S:
             self._read_offsets()
@@ -199,25 +203,46 @@ class ProgressReader:
     def _read_offsets(self) -> None:
         context = self._context
         documents, partitions = context.run.topic("documents"), context.partitions
+        cluster, group, wait = context.cluster, context.run.group("indexer"), _OFFSETS_TIMEOUT_S
         try:
-            self._ends = context.cluster.stable_ends(documents, partitions)
-            committed = context.cluster.committed(context.run.group("indexer"), documents, partitions)
-        except ReshelveError as error:
-            if error.code == "access":
+            self._look_for_topics()
+            self._ends = cluster.stable_ends(documents, partitions, timeout=wait)
+            committed = cluster.committed(group, documents, partitions, timeout=wait)
+        except BlockedError as error:
+            if isinstance(error, AccessRefused):
                 raise
             self._trouble = str(error)
-        except KafkaException as error:
-            self._note(kafka_error(error))
         else:
             self._committed = {p: offset or 0 for p, offset in committed.items()}
             self._trouble = ""
         self._offsets_at = time.monotonic()
+        if self._gone:
+            raise topics_gone(context, self._gone)
+
+    def _look_for_topics(self) -> None:
+        """A topic is gone when it is missing twice: brokers that have just started may not know all of them."""
+        if time.monotonic() - self._topics_at < _TOPICS_EVERY_S:
+            return
+        known = self._context.cluster.topics(self._context.run.prefix, timeout=_OFFSETS_TIMEOUT_S)
+        missing = {topic.name for topic in self._context.plan.topics} - known.keys()
+        self._gone, self._missing = missing & self._missing, missing
+        self._topics_at = time.monotonic()
 
     def _note(self, error: KafkaError) -> None:
         refused = refusal(error, "cannot follow the run's progress", self._context.cluster.bootstrap)
         if refused.code == "access":
             raise refused
         self._trouble = str(refused)
+
+
+def topics_gone(context: RunContext, missing: Iterable[str]) -> BlockedError:
+    """Topics of the run were deleted: what was in them can't be told any more."""
+    return BlockedError(
+        f"topics of run {context.run} are gone: {', '.join(sorted(missing))}",
+        where=context.cluster.bootstrap,
+        why="somebody deleted them",
+        remedy="start a new run with --new",
+    )
 
 
 def read_tiling(context: RunContext) -> Tiling:

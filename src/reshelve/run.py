@@ -26,12 +26,12 @@ from reshelve.consumers import generation
 from reshelve.consumers.rejects import count_rejects
 from reshelve.context import RunContext
 from reshelve.cutover import GateFacts, cut_over, gates, gather
-from reshelve.errors import BlockedError, Interrupted, ReshelveError
+from reshelve.errors import BlockedError, Interrupted, ReshelveError, Unreachable
 from reshelve.journal import JournalWriter
 from reshelve.lease import Lease
 from reshelve.model import facts
 from reshelve.producers.tasks import seed_pages
-from reshelve.progress import Progress, ProgressReader
+from reshelve.progress import Progress, ProgressReader, topics_gone
 from reshelve.report import write_report
 from reshelve.state import RunState
 from reshelve.validator.coordinator import validate
@@ -40,6 +40,7 @@ from reshelve.validator.verdict import Validation
 T = TypeVar("T")
 _TICK_S: Final = 0.2
 _CHECKPOINT_S: Final = 5.0
+_CUTOVER_RETRY_S: Final = 5.0
 
 
 class Observer(Protocol):
@@ -149,26 +150,35 @@ class Run:
         self._close()
 
     def _create(self) -> None:
-        context, plan = self._context, self._context.plan
-        for topic in plan.topics:
-            context.cluster.create_topic(
-                topic.name, topic.partitions, topic.config, context.spec.kafka.replication_factor
-            )
-        run = context.run
-        context.cluster.start_group(run.group("pages"), run.topic("pages"), context.partitions)
-        context.cluster.start_group(run.group("indexer"), run.topic("documents"), context.partitions)
-        uuid = generation.create(context.opensearch, plan.index, plan.write_alias, plan.definition)
-        known = self._state.index_uuid
-        if known and known != uuid:
+        context, plan, run = self._context, self._context.plan, self._context.run
+        if self._state.index_uuid:
+            self._require_created()
+        else:
+            for topic in plan.topics:
+                context.cluster.create_topic(
+                    topic.name, topic.partitions, topic.config, context.spec.kafka.replication_factor
+                )
+            # Only now: later on, a group without offsets has lost them, and must not begin again at 0.
+            context.cluster.start_group(run.group("pages"), run.topic("pages"), context.partitions)
+            context.cluster.start_group(run.group("indexer"), run.topic("documents"), context.partitions)
+            uuid = generation.create(context.opensearch, plan.index, plan.write_alias, plan.definition)
+            self._record("created", {"index": plan.index, "uuid": uuid, "topics": [t.name for t in plan.topics]})
+        seed_pages(context.cluster, run, plan.segments, context.partitions)
+
+    def _require_created(self) -> None:
+        """A run that goes on must find what it made: made again, it would lack what was in it."""
+        context, plan, known = self._context, self._context.plan, self._state.index_uuid
+        missing = {topic.name for topic in plan.topics} - context.cluster.topics(context.run.prefix).keys()
+        if missing:
+            raise topics_gone(context, missing)
+        found = generation.uuid(context.opensearch, plan.index)
+        if found != known:
             raise BlockedError(
                 f"index {plan.index} is not the one that the run made",
                 where=plan.spec["target"]["opensearch"]["url"],
-                why=f"its UUID is {uuid}, not {known}: what was indexed is gone",
-                remedy=f"`reshelve clean {run}`, then start a new run",
+                why=f"its UUID is {found}, not {known}" if found else "it is gone, and what was indexed with it",
+                remedy="start a new run with --new",
             )
-        if not known:
-            self._record("created", {"index": plan.index, "uuid": uuid, "topics": [t.name for t in plan.topics]})
-        seed_pages(context.cluster, run, plan.segments, context.partitions)
 
     def _until(self, stage: str, done: Callable[[Progress], bool]) -> Progress:
         """Watch the workers until `done`; keep lease, journal and observer up to date."""
@@ -250,8 +260,20 @@ class Run:
         self._children.stop("indexer")
         self._observer.say("recomputing counts and checksums for the gates")
         context, uuid = self._context, self._state.index_uuid
-        found = self._beside("cutover", lambda: gather(context, progress.tiling, validation, uuid))
-        swap_alias(context, found, self._record, self._observer.say)
+        while True:
+            try:
+                found = self._beside("cutover", lambda: gather(context, progress.tiling, validation, uuid))
+                swap_alias(context, found, self._record, self._observer.say)
+                return
+            except Unreachable as error:  # each step looks first at what is done already
+                self._observer.say(f"the cut-over starts anew: {error}")
+                self._wait("cutover", _CUTOVER_RETRY_S)
+
+    def _wait(self, stage: str, seconds: float) -> None:
+        """Let time pass, and watch all the same."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self._tick(stage)
 
     def _close(self) -> None:
         self._enter("close")
