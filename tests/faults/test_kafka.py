@@ -1,0 +1,88 @@
+"""Traps of Kafka: lost offsets, deleted topics, two readers of one name, a run that wakes up too late."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import psutil
+from confluent_kafka.admin import AdminClient
+from conftest import Victims
+from faulty import Victim, wait_for
+from opensearchpy import OpenSearch
+
+from reshelve.lease import read_holder
+from reshelve.local.stack import LocalStack
+
+
+def _slow(victim: Victim) -> Victim:
+    victim.write(limits={"documents_per_second": 2_000})
+    return victim
+
+
+def test_lost_offsets_and_deleted_topics_block(victims: Victims, servers: LocalStack, search: OpenSearch) -> None:
+    victim = _slow(victims(8_000))
+    admin = AdminClient({"bootstrap.servers": servers.endpoints.kafka_bootstrap})
+    run = victim.start_run()
+    victim.await_more_indexed(500)
+    run.send_signal(signal.SIGTERM)
+    victim.finish(run).expect(130)
+    group = victim.last_run.group("pages")
+    admin.delete_consumer_groups([group])[group].result()
+    result = victim.finish(victim.start_run()).expect(3)
+    assert f"the offsets of group {group} are lost" in result.stderr
+
+    run = victim.start_run("--new")
+    victim.await_more_indexed(500)
+    topic = victim.last_run.topic("documents")
+    admin.delete_topics([topic])[topic].result()
+    result = victim.finish(run).expect(3)
+    assert f"are gone: {topic}" in result.stderr
+    result = victim.finish(victim.start_run()).expect(3)
+    assert f"are gone: {topic}" in result.stderr
+    victim.finish(victim.start_run("--new")).expect(0)
+    victim.assert_equal(search)
+
+
+def test_of_two_page_readers_of_one_name_one_stops(victims: Victims, search: OpenSearch) -> None:
+    victim = _slow(victims(12_000))
+    run = victim.start("run", victim.spec, "--json", "--page-readers", "0")
+    victim.await_stage("copy")
+    readers = [victim.start("worker", "pages", str(victim.last_run), "--name", "same") for _ in range(2)]
+    wait_for("one of them stops", lambda: any(reader.poll() is not None for reader in readers))
+    (stopped,) = (reader for reader in readers if reader.poll() is not None)
+    result = victim.finish(stopped).expect(3)
+    assert "page reader same was fenced off" in result.stderr
+    victim.finish(run).expect(0)
+    victim.assert_equal(search)
+    for reader in readers:  # a worker that was started by hand ends with its run
+        reader.wait(60)
+
+
+def test_a_run_that_wakes_up_too_late_is_fenced(victims: Victims, search: OpenSearch) -> None:
+    victim = _slow(victims(12_000))
+    first = victim.start_run()
+    victim.await_more_indexed(500)
+    refused = victim.finish(victim.start_run()).expect(3)
+    assert refused.json["error"]["code"] == "lease"
+
+    first.send_signal(signal.SIGSTOP)
+    try:
+        _await_no_holder(victim)
+        second = victim.start_run()
+        victim.await_said("going on with run")
+        victim.await_more_indexed(500)
+    finally:
+        first.send_signal(signal.SIGCONT)
+    late = victim.finish(first).expect(3)
+    assert late.json["error"]["code"] == "lease"
+    victim.finish(second).expect(0)
+    victim.assert_equal(search)
+    assert not [
+        child for child in psutil.process_iter(["cmdline"]) if str(victim.last_run) in (child.info["cmdline"] or ())
+    ]
+
+
+def _await_no_holder(victim: Victim) -> None:
+    wait_for("the lease ends", lambda: read_holder(victim.cluster, victim.name) is None)
+    time.sleep(0.1)
