@@ -57,6 +57,7 @@ _TRANSIENT: Final = frozenset(
         KafkaError._WAIT_CACHE,
         KafkaError._RETRY,
         KafkaError._RESOLVE,
+        KafkaError._NOENT,  # "No leaders found": the broker has not loaded its partitions yet
         KafkaError.BROKER_NOT_AVAILABLE,
         KafkaError.CONCURRENT_TRANSACTIONS,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -115,10 +116,16 @@ def header_items(message: Message) -> list[tuple[str, bytes]]:
     return [(name, v.encode() if isinstance(v, str) else v) for name, v in pairs if v is not None]
 
 
+def _is_access(error: KafkaError) -> bool:
+    """Whether the brokers refused who we are or how we speak; librdkafka has no code for a TLS handshake that
+    a plain listener hangs up on."""
+    return error.code() in _ACCESS or "SSL handshake failed" in error.str()
+
+
 def refusal(error: KafkaException | KafkaError, what: str, where: str) -> ReshelveError:
     """The ReshelveError that a Kafka error means to an operator, in the broker's words."""
     inner = kafka_error(error)
-    if inner.code() in _ACCESS:
+    if _is_access(inner):
         return AccessRefused(
             what,
             where=where,
@@ -206,7 +213,8 @@ class KafkaCluster:
             try:
                 return len(admin.list_topics(timeout=1.0).brokers)
             except KafkaException as error:
-                refused = [e for e in errors if e.code() in _ACCESS]
+                admin.poll(0)  # has the errors told
+                refused = [e for e in errors if _is_access(e)]
                 if refused:
                     raise refusal(refused[0], what, self.bootstrap) from None
                 if time.monotonic() > deadline:

@@ -71,7 +71,10 @@ def _check_definition(findings: Findings, client: OpenSearch, size: Size | None)
     try:
         answer = client.transport.perform_request("POST", "/_index_template/_simulate", body=body)
     except RequestError as error:
-        words = list(dict.fromkeys(_causes(error.info)))
+        words: list[str] = []
+        for cause in _causes(error.info):
+            if not any(cause in word for word in words):
+                words.append(cause)
         what = "; ".join(words) or str(error.error)
         findings.error(
             _INDEX,
@@ -120,15 +123,14 @@ def _gib(size: int) -> str:
 
 
 def _causes(info: Any) -> Iterator[str]:
-    """The reasons in an error, innermost only: those around them name a template that nobody wrote."""
+    """The reasons in an error, outermost first, without those that name a template nobody wrote."""
     cause = info.get("error", info) if isinstance(info, dict) else info
     if not isinstance(cause, dict):
         return
-    inner = [cause["caused_by"]] if "caused_by" in cause else []
-    inner += cause.get("suppressed", [])
-    if not inner:
-        yield re.sub(r"index_template \[simulate_template_[^\]]*\] invalid, cause ", "", str(cause.get("reason")))
-    for item in inner:
+    reason = re.sub(r"^index_template \[simulate_template_[^\]]*\] invalid, cause ", "", str(cause.get("reason")))
+    if "simulate_template" not in reason:
+        yield reason
+    for item in [*([cause["caused_by"]] if "caused_by" in cause else []), *cause.get("suppressed", [])]:
         yield from _causes(item)
 
 
