@@ -66,7 +66,9 @@ def run(
     elif until is None:
         duration = span(state.duration_s or 0)
         show(f"Reindex complete: alias {plan.alias} points to {plan.index} after {duration}.")
-        say(f"next: reshelve rollback {plan.run} goes back; reshelve clean {plan.run} removes topics and old index")
+        back = f"reshelve rollback {plan.run} goes back; " if plan.previous_index else ""
+        rest = "topics and old index" if plan.previous_index else "its topics"
+        say(f"next: {back}reshelve clean {plan.run} removes {rest}")
     else:
         show(f"Run {plan.run} is {until.value}; the alias is where it was.")
         say(f"next: reshelve run {spec}" + ("" if until is Until.copied else f" or reshelve cutover {plan.run}"))
