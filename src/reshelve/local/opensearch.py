@@ -101,6 +101,9 @@ class OpenSearchServer(Server):
     def _command(self) -> Sequence[str]:
         options = (
             f"-Xms{self._heap}",
+            # As OpenSearch ships them: collect early, or the circuit breaker counts garbage and refuses searches.
+            "-XX:G1ReservePercent=25",
+            "-XX:InitiatingHeapOccupancyPercent=30",
             "-Djava.locale.providers=CLDR,SPI",
             "-Dlog4j2.disable.jmx=true",
             "-Dlog4j.shutdownHookEnabled=false",
