@@ -26,7 +26,7 @@ import psycopg
 import xxhash
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from reshelve.errors import BlockedError, ReshelveError, SourceRefused
+from reshelve.errors import AccessRefused, BlockedError, ReshelveError, SourceRefused
 from reshelve.kafka import FENCED, KafkaCluster, is_transient, kafka_error, refusal
 from reshelve.model import PageTask, Receipt, RunId, split_key
 from reshelve.producers.snapshot import SnapshotReader
@@ -200,6 +200,10 @@ class PageReader:
             self._reporter.pause(f"PostgreSQL ({self._source.where}): {reason}", self._backoff.next_s())
         except KafkaException as error:
             inner = kafka_error(error)
+            refused = refusal(error, "cannot write a page", self._cluster.bootstrap)
+            if isinstance(refused, AccessRefused):
+                self._abort()
+                raise refused from None
             self._count_fences(inner)
             if time.monotonic() - started > TRANSACTION_TIMEOUT_MS / 2000:
                 self._rows = max(1, self._rows // 4)  # the transaction may have outlived its timeout
