@@ -40,7 +40,7 @@ from reshelve.validator.verdict import Validation
 T = TypeVar("T")
 _TICK_S: Final = 0.2
 _CHECKPOINT_S: Final = 5.0
-_CUTOVER_RETRY_S: Final = 5.0
+_CUTOVER_RETRY_S: Final = 2.0
 
 
 class Observer(Protocol):

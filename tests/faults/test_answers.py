@@ -101,7 +101,7 @@ def test_a_refusal_blocks_in_the_words_of_the_server(victims: Victims, search: O
 
 def test_the_cluster_is_away_during_the_cutover(victims: Victims, search: OpenSearch, proxy: FaultProxy) -> None:
     victim = _behind(proxy, victims(3_000))
-    left = iter([Fault.UNAVAILABLE, Fault.NEVER_ARRIVES] * 2)
+    left = iter([Fault.UNAVAILABLE, Fault.NEVER_ARRIVES])
 
     def plan(request: Request) -> Fault | None:
         finishing = request.method == "PUT" and request.path.endswith("/_settings")
