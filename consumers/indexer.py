@@ -84,6 +84,7 @@ class Indexer:
         self._under_way: deque[tuple[_Batch, Future[BulkResult]]] = deque()
         self._done: dict[int, int] = {}
         self._committed_at = self._checked_at = 0.0
+        self._commit_failed = False
         self._backoff = Backoff()
 
     def work(self) -> None:
@@ -257,9 +258,15 @@ class Indexer:
             inner = kafka_error(error)
             if inner.code() in (KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError._STATE):
                 self._done.clear()  # the partitions are somebody else's now, who indexes from the old offset
-            elif not is_transient(inner):
+            elif not is_transient(inner) and inner.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise refusal(error, "cannot commit offsets", self._cluster.bootstrap) from None
+            else:
+                self._reporter.waiting(f"Kafka ({self._cluster.bootstrap}): {inner.str()}")
+                self._commit_failed = True
             return  # kept, and committed with the next
+        if self._commit_failed:
+            self._commit_failed = False
+            self._reporter.waiting("")
         self._done.clear()
         self._committed_at = time.monotonic()
 
