@@ -77,8 +77,15 @@ class Victim(Pipeline):
         return sum(offset or 0 for offset in found.values())
 
     def _await(self, what: str, condition: Callable[[], bool]) -> None:
+        def met() -> bool:
+            ended = all(process.poll() is not None for process in self._started)
+            if condition():
+                return True
+            assert not ended, f"nobody is left who could bring it about: {what}"
+            return False
+
         try:
-            wait_for(what, condition)
+            wait_for(what, met)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.said()}") from None
 
