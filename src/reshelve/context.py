@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from opensearchpy import OpenSearch
-
-from reshelve.consumers.opensearch import connect
 from reshelve.kafka import KafkaCluster
 from reshelve.model import RunId
 from reshelve.plan import Plan
@@ -17,6 +14,9 @@ from reshelve.producers.query import SourceQuery
 from reshelve.producers.snapshot import SnapshotReader
 from reshelve.spec import Spec
 from reshelve.transform import load_transform
+
+if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class RunContext:
 
     @cached_property
     def opensearch(self) -> OpenSearch:
+        from reshelve.consumers.opensearch import connect  # 20 MiB that a page reader has no use for
+
         return connect(self.spec.target.opensearch)
 
     @cached_property

@@ -17,13 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
-from opensearchpy.exceptions import TransportError
 
-from reshelve.consumers.alias import index_mapping, index_uuid, obstacle, read_alias
 from reshelve.consumers.mapping import Difference, compare
-from reshelve.consumers.opensearch import connect
-from reshelve.consumers.opensearch import refusal as target_refusal
-from reshelve.errors import SourceRefused, TargetRefused, Unreachable, UsageError
+from reshelve.errors import SourceRefused, Unreachable, UsageError
 from reshelve.model import KeyColumn, RunId, Segment, SourceFacts, Table
 from reshelve.producers.planner import default_segments, describe_source, plan_segments
 from reshelve.producers.snapshot import access_refusal, open_session, server_of
@@ -142,8 +138,10 @@ def make_plan(spec: Spec) -> Plan:
     """Look at source and target, and say what a run would do. Changes nothing.
 
     Raises AccessRefused, Unreachable, SourceRefused or TargetRefused."""
+    from reshelve.consumers.survey import survey_target  # OpenSearch's client: workers read plans without it
+
     facts, segments = _survey_source(spec)
-    previous, uuid, mapping = _survey_target(spec)
+    previous, uuid, mapping = survey_target(spec)
     now = datetime.now(UTC)
     run = RunId(spec.reindex, run_name(now))
     plan = Plan(
@@ -228,24 +226,6 @@ def _survey_source(spec: Spec) -> tuple[SourceFacts, tuple[Segment, ...]]:
             why=words,
             remedy="`reshelve check` shows where",
         ) from None
-
-
-def _survey_target(spec: Spec) -> tuple[str | None, str | None, dict[str, Any]]:
-    """The index that the alias points to, its UUID and its mapping."""
-    target = spec.target.opensearch
-    client = connect(target, timeout=30)
-    try:
-        alias = read_alias(client, target.alias)
-        if found := obstacle(alias):
-            raise TargetRefused(found[0], where=spec.place("target.opensearch.alias"), remedy=found[1])
-        if not alias.indexes:
-            return None, None, {}
-        (index,) = alias.indexes
-        return index, index_uuid(client, index), index_mapping(client, index)
-    except TransportError as error:
-        raise target_refusal(error, f"cannot read alias {target.alias}", target.alias) from None
-    finally:
-        client.close()
 
 
 def _notes(spec: Spec, facts: SourceFacts, segments: tuple[Segment, ...], previous: str | None) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 A worker knows its run from the journal alone: the plan says what is done, and this process's environment
 brings the secrets that the plan's spec refers to. As many workers of a role as wanted share its work
-through the role's consumer group; one may be killed at any time.
+through the role's consumer group; one may be killed at any time. Each imports its own role only: a page
+reader has no use for the clients of OpenSearch and Faust, which take a third of its memory.
 """
 
 from __future__ import annotations
@@ -15,24 +16,21 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from confluent_kafka import KafkaException
-from opensearchpy.exceptions import TransportError
 
-from reshelve.consumers.alias import index_uuid
-from reshelve.consumers.bulk import BulkWriter
-from reshelve.consumers.indexer import Indexer
-from reshelve.consumers.opensearch import connect
 from reshelve.context import RunContext
 from reshelve.errors import ReshelveError, TargetRefused
 from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster, refusal
-from reshelve.producers.pages import PageLimits, PageReader
 from reshelve.reporter import Reporter
 from reshelve.state import RunState, find_run, fold
 from reshelve.throttle import Throttle
-from reshelve.validator.app import run_validator
+
+if TYPE_CHECKING:
+    from reshelve.consumers.indexer import Indexer
+    from reshelve.producers.pages import PageReader
 
 ROLES: Final = ("pages", "indexer", "validator")
 _log = logging.getLogger(__name__)
@@ -53,6 +51,8 @@ def work(role: str, cluster: KafkaCluster, run: str, *, name: str, with_parent: 
     """Work in a role until SIGTERM, Ctrl-C or the end of the run. Raises ReshelveError when it can't go on."""
     state, context = load_context(cluster, run)
     if role == "validator":
+        from reshelve.validator.app import run_validator
+
         run_validator(context, web_port=web_port, stop_when_parent_dies=with_parent, on_ready=_say_where)
         return
     stop = threading.Event()
@@ -84,6 +84,8 @@ def _role(role: str, context: RunContext, state: RunState, name: str, reporter: 
 
 
 def _page_reader(context: RunContext, _state: RunState, name: str, reporter: Reporter) -> PageReader:
+    from reshelve.producers.pages import PageLimits, PageReader
+
     limits = context.spec.limits
     return PageReader(
         context.cluster,
@@ -103,6 +105,13 @@ def _page_reader(context: RunContext, _state: RunState, name: str, reporter: Rep
 
 
 def _indexer(context: RunContext, state: RunState, name: str, reporter: Reporter) -> Indexer:
+    from opensearchpy.exceptions import TransportError
+
+    from reshelve.consumers.alias import index_uuid
+    from reshelve.consumers.bulk import BulkWriter
+    from reshelve.consumers.indexer import Indexer
+    from reshelve.consumers.opensearch import connect
+
     limits, target = context.spec.limits, context.spec.target.opensearch
     client = connect(target, connections=limits.in_flight + 1)
     where = f"{context.plan.spec['target']['opensearch']['url']}"

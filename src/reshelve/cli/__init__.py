@@ -1,37 +1,79 @@
-"""The command line: one file per verb, exit codes as in docs/cli.md."""
+"""The command line: one file per verb, exit codes as in docs/cli.md.
+
+A verb's module is imported when the verb is called, so that each process holds what it needs and no more:
+a page worker, say, neither the validator's framework nor the local stack."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any, Final, cast
 
 import typer
+from typer.core import TyperGroup
 
-from reshelve.cli import local, rejects
-from reshelve.cli.check import check
-from reshelve.cli.clean import clean
-from reshelve.cli.cutover import cutover
-from reshelve.cli.demo import demo
-from reshelve.cli.init import init
 from reshelve.cli.output import show_error
-from reshelve.cli.plan import plan
-from reshelve.cli.rollback import rollback
-from reshelve.cli.run import run
-from reshelve.cli.status import runs, status
-from reshelve.cli.validate import validate
-from reshelve.cli.worker import worker
 from reshelve.errors import ReshelveError
+
+# Verb → module below reshelve.cli. In it the verb is a function of the same name, or an app with verbs of its own.
+VERBS: Final = {
+    "demo": "demo",
+    "init": "init",
+    "check": "check",
+    "plan": "plan",
+    "run": "run",
+    "status": "status",
+    "validate": "validate",
+    "cutover": "cutover",
+    "rollback": "rollback",
+    "runs": "status",
+    "clean": "clean",
+    "worker": "worker",
+    "rejects": "rejects",
+    "local": "local",
+}
+
+
+class _Verbs(Mapping[str, Any]):
+    """The commands by name, each imported when it is looked up."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(VERBS)
+
+    def __len__(self) -> int:
+        return len(VERBS)
+
+    def __getitem__(self, verb: str) -> Any:
+        module = import_module(f"reshelve.cli.{VERBS[verb]}")
+        if hasattr(module, "app"):
+            group = typer.main.get_group(module.app)
+            group.name = verb
+            return group
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        single.command(name=verb)(getattr(module, verb))
+        return typer.main.get_command(single)
+
+
+class _Group(TyperGroup):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = cast(Any, _Verbs())
+
 
 app = typer.Typer(
     name="reshelve",
     help="Rebuild a search index from its source of truth while people use it.",
+    cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-for verb in (demo, init, check, plan, run, status, validate, cutover, rollback, runs, clean, worker):
-    app.command()(verb)
-app.add_typer(rejects.app, name="rejects")
-app.add_typer(local.app, name="local")
+
+
+@app.callback()
+def _reshelve() -> None:
+    """Rebuild a search index from its source of truth while people use it."""
 
 
 def main() -> None:
