@@ -144,7 +144,7 @@ def result_columns(connection: Connection, query: str) -> tuple[ResultColumn, ..
 
 
 def key_columns(columns: tuple[ResultColumn, ...], spec: Spec) -> tuple[KeyColumn, ...]:
-    """The key columns with their types. Raises SourceRefused when the result has no such column."""
+    """The key columns with their types. Raises SourceRefused when the result has no such column, or it is an array."""
     types = {column.name: column.type for column in columns}
     for name in spec.source.postgres.key:
         if name not in types:
@@ -153,6 +153,13 @@ def key_columns(columns: tuple[ResultColumn, ...], spec: Spec) -> tuple[KeyColum
                 where=spec.place("source.postgres.key"),
                 why=f"its columns are {', '.join(types)}",
                 remedy="return the column from the query, or name another key",
+            )
+        if types[name].endswith("[]"):
+            raise SourceRefused(
+                f"key column {name!r} is an array",
+                where=spec.place("source.postgres.key"),
+                why=f"its type is {types[name]}, and lists of keys are arrays of the key's type",
+                remedy=f"return its elements as columns, or {name}::text, and make that the key",
             )
     return tuple(KeyColumn(name, types[name]) for name in spec.source.postgres.key)
 
@@ -250,7 +257,7 @@ def _bounds(connection: Connection, column: ResultColumn, segments: int) -> list
 def sample_size(connection: Connection, query: SourceQuery, estimate: Estimate, seconds: int = 20) -> tuple[int, int]:
     """Documents, and mean bytes of one: from the first rows where they come soon, else from EXPLAIN."""
     statement = sql.SQL(
-        "select count(*), coalesce(avg(octet_length(row_to_json(s)::text)), 0)::bigint from ({} limit {}) as s"
+        "select count(*), coalesce(avg(octet_length(row_to_json(s.*)::text)), 0)::bigint from ({} limit {}) as s"
     ).format(query.everything(), sql.Literal(_SAMPLE_ROWS))
     try:
         with connection.transaction():

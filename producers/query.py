@@ -70,7 +70,7 @@ class SourceQuery:
         # The inner query has a LIMIT or OFFSET so that the planner can't pull it up and build the JSON twice.
         return sql.SQL(
             "select key, case when octet_length(document) <= %(max_bytes)s then document end, octet_length(document)"
-            " from (select {key} as key, row_to_json(q)::text as document from {source}"
+            " from (select {key} as key, row_to_json(q.*)::text as document from {source}"
             " where {scope} and {condition}{tail}{fence}) page"
         ).format(
             key=self._key_text(),

@@ -105,7 +105,17 @@ class Bench:
         return check_spec(self.load(*arguments, **keywords))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def database(endpoints: Endpoints) -> Iterator[str]:
+    """One database for the whole module: checks change nothing, and a test that does puts it back."""
+    name = f"t{secrets.token_hex(4)}"
+    with psycopg.connect(endpoints.source_url, autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+        yield urlunsplit(urlsplit(endpoints.source_url)._replace(path=f"/{name}"))
+        connection.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture(scope="module")
 def source(database: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(SCHEMA)
@@ -223,6 +233,7 @@ def test_row_level_security(bench: Bench, database: str, source: psycopg.Connect
     source.execute("create policy p on items using (id > 5)")
     bench.url = as_role(database, role)
     (problem,) = bench.check()
+    source.execute("drop policy p on items; alter table items disable row level security")
     assert "row-level security" in problem.what
     assert "BYPASSRLS" in problem.remedy
 
