@@ -54,7 +54,7 @@ def remove_runs(spec: Spec, client: OpenSearch, before: dict[str, RunState], com
         command("clean", str(state.run), "--yes")
     for state in ours:
         try:
-            if state.index_uuid and client.indices.exists(state.plan.index):
-                client.indices.delete(state.plan.index)  # the one that the alias points to
+            if state.index_uuid and client.indices.exists(index=state.plan.index):
+                client.indices.delete(index=state.plan.index)  # the one that the alias points to
         except TransportError as error:
             raise refusal(error, f"cannot delete index {state.plan.index}", spec.target.opensearch.url) from error
