@@ -76,7 +76,7 @@ def read_segment(reader: SnapshotReader, segment: Segment, rows: int) -> Iterato
 def expected(url: str, query: str, key: Sequence[str]) -> dict[str, object]:
     """Every document by key, read without any paging."""
     texts = ", ".join(f'q."{column}"::text' for column in key)
-    settings = "-c TimeZone=UTC -c DateStyle=ISO,YMD -c extra_float_digits=1"
+    settings = "-c TimeZone=UTC -c DateStyle=ISO,YMD -c IntervalStyle=iso_8601 -c extra_float_digits=1"
     with psycopg.connect(url, options=settings) as connection:
         rows = connection.execute(f"select row_to_json(q)::text, {texts} from ({query}) q").fetchall()
     return {join_key(parts): orjson.loads(document) for document, *parts in rows}
