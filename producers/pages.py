@@ -45,7 +45,8 @@ FIRST_PAGE_ROWS: Final = 1_000
 TRANSACTION_TIMEOUT_MS: Final = 10_000
 _KAFKA_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.2
-_FENCES_BEFORE_GIVING_UP: Final = 3
+# So often within so many seconds is no accident: somebody else works under our name.
+_FENCES_BEFORE_GIVING_UP, _FENCES_WITHIN_S = 3, 60.0
 
 
 class PageTooLarge(Exception):
@@ -122,7 +123,7 @@ class PageReader:
         self._pages, self._documents = run.topic("pages"), run.topic("documents")
         self._rows = FIRST_PAGE_ROWS
         self._rejects = 0
-        self._fences = 0
+        self._fenced_at: list[float] = []
         self._backoff = Backoff()
         self._producer: Producer | None = None
         self._paused = False
@@ -190,7 +191,6 @@ class PageReader:
         try:
             self._read_page(consumer, message, task)
             self._backoff.reset()
-            self._fences = 0
             self._reporter.waiting("")
             return
         except PageTooLarge as error:
@@ -204,9 +204,10 @@ class PageReader:
             if isinstance(refused, AccessRefused):
                 self._abort()
                 raise refused from None
-            self._count_fences(inner)
             if time.monotonic() - started > TRANSACTION_TIMEOUT_MS / 2000:
-                self._rows = max(1, self._rows // 4)  # the transaction may have outlived its timeout
+                self._rows = max(1, self._rows // 4)  # it may have outlived its timeout, which fences too
+            else:
+                self._count_fences(inner)
             self._reporter.pause(f"Kafka ({self._cluster.bootstrap}): {inner.str()}", self._backoff.next_s())
             if not inner.txn_requires_abort():
                 self._producer = None  # ambiguous: a new producer of the same id settles what became of it
@@ -217,12 +218,14 @@ class PageReader:
         self._rewind(consumer, message)
 
     def _count_fences(self, error: KafkaError) -> None:
-        """A transaction that outlived its timeout is fenced too; another reader of our name fences us each time."""
+        """Another reader of our name fences us, and we it, as often as both have a page: the one that was there
+        first counts to the end first, and stops. Raises BlockedError."""
         if error.code() not in FENCED:
             return
         self._producer = None
-        self._fences += 1
-        if self._fences < _FENCES_BEFORE_GIVING_UP:
+        now = time.monotonic()
+        self._fenced_at = [at for at in self._fenced_at if now - at < _FENCES_WITHIN_S] + [now]
+        if len(self._fenced_at) < _FENCES_BEFORE_GIVING_UP:
             return
         raise BlockedError(
             f"page reader {self._name} was fenced off",

@@ -38,6 +38,7 @@ _ACCESS: Final = frozenset(
 )
 FENCED: Final = frozenset(
     {
+        KafkaError._FATAL,  # what a client says once it has been fenced
         KafkaError._FENCED,
         KafkaError.PRODUCER_FENCED,
         KafkaError.INVALID_PRODUCER_EPOCH,
@@ -304,8 +305,15 @@ class KafkaCluster:
         """The last stable offset of every partition: a reader of committed records ends there. Raises ReshelveError."""
         request = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(partitions)}  # type: ignore[no-untyped-call]
 
+        again = False
+
         def ask() -> dict[int, int]:
-            futures = self.admin.list_offsets(
+            # A client stays with the leaders and epochs it has heard of, wrong ones too, for minutes: after a
+            # failure a new one asks for them.
+            nonlocal again
+            admin = AdminClient(self._base()) if again else self.admin
+            again = True
+            futures = admin.list_offsets(
                 request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=timeout
             )
             return {tp.partition: future.result().offset for tp, future in futures.items()}
