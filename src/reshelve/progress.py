@@ -67,9 +67,10 @@ class Progress:
         return 0 if not total else round(self.tiling.documents * (1 - self.lag / total))
 
     def eta_s(self, expected: int) -> tuple[float, float] | None:
-        """Seconds until `expected` documents are indexed, as a range; None while there is no rate to go by."""
+        """Seconds until `expected` documents are indexed, as a range; None while there is no rate to go by, and
+        for the first hundredth, when the rate is mostly that of workers which are still starting."""
         rates = [r for r in (self.index_rate.minute, self.index_rate.ten_minutes) if r]
-        if not rates:
+        if not rates or self.indexed < expected / 100:
             return None
         left = max(0, expected - self.indexed)
         return left / max(rates), left / min(rates) * 1.2
