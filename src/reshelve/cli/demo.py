@@ -48,8 +48,9 @@ def summary(facts: Facts) -> str:
     v1, v2, searches = facts.v1, facts.v2, facts.searches
     by_v1, by_v2 = searches.answered.get(v1.index, 0), searches.answered.get(v2.index, 0)
     rows = [
-        ("documents", f"{v2.documents:,} in {v2.seconds:.1f} s: {v2.documents_per_second:,.0f} docs/s"),
-        ("", f"(version 1: {v1.documents_per_second:,.0f} docs/s)"),
+        ("documents", f"{v2.documents:,} from PostgreSQL through Kafka into OpenSearch, every city"),
+        ("speed", f"{v2.documents_per_second:,.0f} docs/s ({v2.seconds:.0f} s)"),
+        ("", f"version 1, which indexes less: {v1.documents_per_second:,.0f} docs/s ({v1.seconds:.0f} s)"),
         ("validated", f"{v2.partitions_validated} partitions, {v2.drift:,} differences"),
         ("searches", f"{searches.done:,} during the rebuild, {searches.failures:,} failures"),
         ("", f"{by_v1:,} answered by version 1, then {by_v2:,} by version 2"),

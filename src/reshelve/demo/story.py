@@ -122,7 +122,7 @@ def play(options: Options, report: Report) -> Facts:
     """Play the demo. Raises ReshelveError, and Interrupted on Ctrl-C; what it started is ended either way."""
     begun = time.monotonic()
     folder, signals = options.folder, Signals(report)
-    with signals.caught(), exclusive(_make_folder(folder) / "lock", lambda: _refuse_second(folder)):
+    with signals.caught(), exclusive(_make_folder(folder) / ".lock", lambda: _refuse_second(folder)):
         with ExitStack() as stack:
             given = given_endpoints(os.environ)
             home = None if given is not None else folder / "servers"
