@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 
 import psutil
 from confluent_kafka.admin import AdminClient
@@ -66,23 +65,19 @@ def test_a_run_that_wakes_up_too_late_is_fenced(victims: Victims, search: OpenSe
     refused = victim.finish(victim.start_run()).expect(3)
     assert refused.json["error"]["code"] == "lease"
 
-    first.send_signal(signal.SIGSTOP)
-    try:
-        _await_no_holder(victim)
-        second = victim.start_run()
-        victim.await_said("going on with run")
-        victim.await_more_indexed(500)
-    finally:
-        first.send_signal(signal.SIGCONT)
+    # All of its processes, as when a machine is paused.
+    paused = [psutil.Process(first.pid), *(w for role in ("pages", "indexer") for w in victim.workers(first, role))]
+    for process in paused:
+        process.suspend()
+    wait_for("the lease ends", lambda: read_holder(victim.cluster, victim.name) is None)
+    second = victim.start_run()
+    victim.await_said("going on with run")
+    victim.await_more_indexed(500)
+    for process in paused:
+        process.resume()
     late = victim.finish(first).expect(3)
     assert late.json["error"]["code"] == "lease"
     victim.finish(second).expect(0)
     victim.assert_equal(search)
-    assert not [
-        child for child in psutil.process_iter(["cmdline"]) if str(victim.last_run) in (child.info["cmdline"] or ())
-    ]
-
-
-def _await_no_holder(victim: Victim) -> None:
-    wait_for("the lease ends", lambda: read_holder(victim.cluster, victim.name) is None)
-    time.sleep(0.1)
+    run = str(victim.last_run)
+    assert not [process for process in psutil.process_iter(["cmdline"]) if run in (process.info["cmdline"] or ())]
