@@ -179,12 +179,14 @@ SOURCES: list[tuple[str, str, str | None, str, str, str, str]] = [
     ("select * from public.nullable", "id", None, "error", "s.yaml:5:10", "at least 2 rows", "id is not null"),
     ("select * from public.nullable", "id", "id is not null", "", "", "", ""),
     ("select * from public.twice", "id", None, "error", "s.yaml:5:10", "several rows have id = 2", "to the key"),
+    ("select array[id] as id from public.items", "id", None, "error", "s.yaml:5:10", "is an array", "elements"),
+    ("select id, 1 as q, 2 as s from public.items", "id", None, "", "", "", ""),
     ("select i.id from public.items i, public.twice", "id", None, "error", "s.yaml:5:10", "not unique", "key"),
     ("select i.id, unnest('{1,2}'::int[]) from public.items i", "id", None,
      "error", "s.yaml:5:10", "not unique", "key"),
     ("select id from public.items union all select id from public.items", "id", None,
      "error", "s.yaml:5:10", "not unique", "key"),
-    ("select id, pg_sleep(0.1)::text as s from public.items offset 0", "id", None,
+    ("select id + 0 as id, pg_sleep(0.1)::text as s from public.items offset 0", "id", None,
      "warning", "s.yaml:5:10", "could not find out within 5 s", "unique index"),
 ]  # fmt: skip
 

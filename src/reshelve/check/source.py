@@ -106,7 +106,12 @@ class _Source:
         predicate_holds = self._check_predicate()
         if not self._check_key(columns) or not predicate_holds:
             return None
-        query = source_query(self._spec, key_columns(columns, self._spec))
+        try:
+            key = key_columns(columns, self._spec)
+        except SourceRefused as error:
+            self._findings.error(_KEY, f"{error.what}: {error.why}", error.remedy)
+            return None
+        query = source_query(self._spec, key)
         try:
             estimate = estimate_query(self._connection, query)
         except psycopg.OperationalError:
