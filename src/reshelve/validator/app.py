@@ -62,6 +62,8 @@ def run_validator(
 
     When Kafka is gone it waits and starts again. Raises AccessRefused when it is not let in, UsageError when
     Faust can't speak to Kafka as the spec says."""
+    # It reports each attempt to reach a broker that is away, several times a second, and returns by itself.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     stop = threading.Event()
     run, kafka = context.run, context.spec.kafka
     config = {"cleanup.policy": "compact"}

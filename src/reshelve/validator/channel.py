@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from reshelve.context import RunContext
-from reshelve.errors import Unreachable
 from reshelve.kafka import is_transient, refusal
 from reshelve.schemas.codec import CodecError
 from reshelve.validator.tasks import CheckResult, CheckTask, decode
@@ -43,10 +42,6 @@ class CheckChannel:
                 on_delivery=lambda error, _: self._errors.append(error) if error else None,
             )
         self._producer.flush()
-        if self._errors and self._errors[0].code() == KafkaError._MSG_TIMED_OUT:
-            why = self._errors[0].str()
-            remedy = "see that the brokers run, then validate again"
-            raise Unreachable("cannot send the tasks of the check", where=self._where, why=why, remedy=remedy)
         if self._errors:
             raise refusal(self._errors[0], "cannot send the tasks of the check", self._where)
 
