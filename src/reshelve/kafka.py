@@ -88,20 +88,6 @@ def is_transient(error: KafkaError) -> bool:
     return error.retriable() or error.code() in _TRANSIENT
 
 
-def patiently(request: Callable[[], T], timeout: float = ADMIN_TIMEOUT_S) -> T:
-    """The answer to an idempotent request, asked again for `timeout` seconds while brokers start or hand over: on a
-    fresh broker the topic of the groups is only just being made, after a restart it is loaded again, and
-    librdkafka passes both on as errors. Raises the last KafkaException."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            return request()
-        except KafkaException as error:
-            if not is_transient(kafka_error(error)) or time.monotonic() + _RETRY_S > deadline:
-                raise
-            time.sleep(_RETRY_S)
-
-
 def kafka_error(error: KafkaException | KafkaError) -> KafkaError:
     """The KafkaError inside an exception."""
     if isinstance(error, KafkaError):
@@ -169,8 +155,28 @@ class KafkaCluster:
 
     @cached_property
     def admin(self) -> AdminClient:
-        """The admin client, one for as long as this object lives: an answer awaited ends with its client."""
+        """The admin client, one until it fails: an answer awaited ends with its client."""
         return AdminClient(self._base())
+
+    def ask(self, request: Callable[[AdminClient], T], timeout: float = ADMIN_TIMEOUT_S) -> T:
+        """The answer to an idempotent request, asked again for `timeout` seconds while brokers start or hand over: on
+        a fresh broker the topic of the groups is only just being made, after a restart it is loaded again.
+
+        Each time with a new client: one stays with the leaders and coordinators that it has heard of, wrong ones
+        too, for minutes. Raises the last KafkaException."""
+        deadline = time.monotonic() + timeout
+        while True:
+            admin = self.admin
+            try:
+                return request(admin)
+            except KafkaException as error:
+                if not is_transient(kafka_error(error)):
+                    raise
+                if self.__dict__.get("admin") is admin:
+                    del self.__dict__["admin"]
+                if time.monotonic() + _RETRY_S > deadline:
+                    raise
+                time.sleep(_RETRY_S)
 
     def producer(self, overrides: Mapping[str, Any] | None = None) -> Producer:
         """An idempotent producer; `overrides` are librdkafka settings of the caller's role."""
@@ -257,7 +263,7 @@ class KafkaCluster:
     def topics(self, prefix: str, *, timeout: float = ADMIN_TIMEOUT_S) -> dict[str, int]:
         """The topics whose name starts with `prefix`, with their number of partitions. Raises ReshelveError."""
         try:
-            known = self.admin.list_topics(timeout=timeout).topics
+            known = self.ask(lambda admin: admin.list_topics(timeout=timeout), timeout).topics
         except KafkaException as error:
             raise refusal(error, "cannot list topics", self.bootstrap) from None
         return {name: len(topic.partitions) for name, topic in known.items() if name.startswith(prefix)}
@@ -280,7 +286,7 @@ class KafkaCluster:
         if missing:
             request = ConsumerGroupTopicPartitions(group, missing)
             try:
-                patiently(lambda: self.admin.alter_consumer_group_offsets([request])[group].result())
+                self.ask(lambda admin: admin.alter_consumer_group_offsets([request])[group].result())
             except KafkaException as error:
                 raise refusal(error, f"cannot set the offsets of group {group}", self.bootstrap) from None
 
@@ -291,12 +297,12 @@ class KafkaCluster:
         wanted = [TopicPartition(topic, p) for p in range(partitions)]
         request = ConsumerGroupTopicPartitions(group, wanted)
 
-        def ask() -> list[TopicPartition]:
-            answers = self.admin.list_consumer_group_offsets([request], request_timeout=timeout)
+        def list_offsets(admin: AdminClient) -> list[TopicPartition]:
+            answers = admin.list_consumer_group_offsets([request], request_timeout=timeout)
             return list(answers[group].result().topic_partitions)
 
         try:
-            found = patiently(ask, timeout)
+            found = self.ask(list_offsets, timeout)
         except KafkaException as error:
             raise refusal(error, f"cannot read the offsets of group {group}", self.bootstrap) from None
         return {tp.partition: tp.offset if tp.offset >= 0 else None for tp in found}
@@ -305,21 +311,14 @@ class KafkaCluster:
         """The last stable offset of every partition: a reader of committed records ends there. Raises ReshelveError."""
         request = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(partitions)}  # type: ignore[no-untyped-call]
 
-        again = False
-
-        def ask() -> dict[int, int]:
-            # A client stays with the leaders and epochs it has heard of, wrong ones too, for minutes: after a
-            # failure a new one asks for them.
-            nonlocal again
-            admin = AdminClient(self._base()) if again else self.admin
-            again = True
+        def list_offsets(admin: AdminClient) -> dict[int, int]:
             futures = admin.list_offsets(
                 request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=timeout
             )
             return {tp.partition: future.result().offset for tp, future in futures.items()}
 
         try:
-            return patiently(ask, timeout)
+            return self.ask(list_offsets, timeout)
         except KafkaException as error:
             raise refusal(error, f"cannot read the end of topic {topic}", self.bootstrap) from None
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from reshelve.errors import LeaseHeld, Unreachable
-from reshelve.kafka import ADMIN_TIMEOUT_S, KafkaCluster, patiently, refusal
+from reshelve.kafka import ADMIN_TIMEOUT_S, KafkaCluster, refusal
 from reshelve.model import JOURNAL_TOPIC
 
 SESSION_MS: Final = 6_000
@@ -65,12 +66,12 @@ def read_holders(cluster: KafkaCluster, reindex: str, *, timeout: float = ADMIN_
     """The processes that drive the reindex, or want to. Raises ReshelveError."""
     group = lease_group(reindex)
 
-    def ask() -> list[Any]:
-        described = cluster.admin.describe_consumer_groups([group], request_timeout=timeout)
+    def describe(admin: AdminClient) -> list[Any]:
+        described = admin.describe_consumer_groups([group], request_timeout=timeout)
         return list(described[group].result().members)
 
     try:
-        members = patiently(ask, timeout)
+        members = cluster.ask(describe, timeout)
     except KafkaException as error:
         if "GROUP_ID_NOT_FOUND" in str(error):
             return []
