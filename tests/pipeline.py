@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ from opensearchpy.helpers import scan
 from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster
 from reshelve.local.stack import Endpoints
-from reshelve.model import RunId
+from reshelve.model import Receipt, RunId
+from reshelve.schemas.codec import RECEIPT, decode_receipt, schema_of
 from reshelve.schemas.envelope import EnvelopeReader
 from reshelve.state import RunState, fold
 
@@ -91,6 +93,7 @@ class Pipeline:
     database: str
     endpoints: Endpoints
     environ: dict[str, str] = field(default_factory=dict)
+    kafka_config: dict[str, str] = field(default_factory=dict)  # for what the tests themselves ask Kafka
 
     def __post_init__(self) -> None:
         self.environ = {
@@ -157,12 +160,16 @@ class Pipeline:
         return subprocess.Popen(
             [sys.executable, "-m", "reshelve", *map(str, arguments)],
             cwd=self.folder,
-            env={**_clean_environment(), **self.environ, **(environ or {})},
+            env=self.environment(environ),
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
             text=True,
         )
+
+    def environment(self, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+        """What a command is started with."""
+        return {**_clean_environment(), **self.environ, **(environ or {})}
 
     def finish(self, process: subprocess.Popen[str], timeout: float = 120) -> Result:
         """Wait for the end of a command."""
@@ -214,7 +221,7 @@ class Pipeline:
 
     @property
     def cluster(self) -> KafkaCluster:
-        return KafkaCluster(self.endpoints.kafka_bootstrap)
+        return KafkaCluster(self.endpoints.kafka_bootstrap, self.kafka_config)
 
     def states(self) -> list[RunState]:
         """The reindex's runs as the journal has them, oldest first."""
@@ -223,6 +230,22 @@ class Pipeline:
     @property
     def last_run(self) -> RunId:
         return self.states()[-1].run
+
+    def receipts(self) -> list[tuple[float, Receipt]]:
+        """The newest run's receipts, each with the time (seconds since 1970) at which it was written."""
+        states = self.states()
+        if not states or states[-1].run.topic("progress") not in self.topics():
+            return []
+        messages = self.cluster.read(states[-1].run.topic("progress"), [0])
+        found = [(message.timestamp()[1] / 1000, message.value() or b"") for message in messages]
+        return [(at, decode_receipt(value)) for at, value in found if schema_of(value) is RECEIPT]
+
+    def await_receipts(self, process: subprocess.Popen[str], number: int = 1) -> None:
+        """Wait until the run has read so many pages. The test fails when its process ends before."""
+        while len(self.receipts()) < number:
+            if process.poll() is not None:
+                raise AssertionError(f"ended before it had read {number} pages\n{self.finish(process).output}")
+            time.sleep(0.2)
 
     def topics(self) -> list[str]:
         return sorted(self.cluster.topics(f"reshelve.{self.name}."))

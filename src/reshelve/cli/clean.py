@@ -32,7 +32,7 @@ def clean(
         )
         if not state.ended:
             say(f"run {state.run} is not at its end ({state.state}): it can't be gone on with after that")
-        if not yes and not typer.confirm("Remove these?", err=True):
+        if not yes and not _confirmed():
             raise AbortedError("nothing is removed", remedy="run it again to decide otherwise")
         if not state.ended:
             session.record("aborted", {"why": "cleaned up before its end"})
@@ -44,3 +44,11 @@ def clean(
         show_json({"run": str(state.run), **leftovers.as_dict()})
     else:
         show(f"Removed {len(leftovers.topics)} topics" + (f" and index {leftovers.index}." if leftovers.index else "."))
+
+
+def _confirmed() -> bool:
+    """Whether somebody said yes; no answer at all is none."""
+    try:
+        return typer.confirm("Remove these?", err=True)
+    except typer.Abort:
+        return False

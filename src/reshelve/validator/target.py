@@ -12,6 +12,7 @@ from opensearchpy.exceptions import NotFoundError, TransportError
 
 from reshelve.consumers.opensearch import reason, refusal
 from reshelve.errors import BlockedError, ReshelveError, TargetRefused, Unreachable
+from reshelve.model import MAX_ID_BYTES
 from reshelve.validator.compare import Reading, digest_value, parse
 
 KEEP_ALIVE: Final = "15m"
@@ -129,7 +130,11 @@ def _failure(error: TransportError, where: str) -> ReshelveError:
 
 def read_documents(client: OpenSearch, index: str, keys: Sequence[bytes]) -> dict[bytes, Reading]:
     """What the index has for the keys now, in real time. Raises ReshelveError."""
-    text = ask(client, "POST", f"/{index}/_mget", {}, {"ids": [key.decode() for key in keys]}, index)
+    # A key that can be no `_id` was rejected, and one such would spoil the answer for all.
+    ids = [key.decode() for key in keys if 0 < len(key) <= MAX_ID_BYTES]
+    if not ids:
+        return {}
+    text = ask(client, "POST", f"/{index}/_mget", {}, {"ids": ids}, index)
     found: dict[bytes, Reading] = {}
     for item in parse(text)["docs"]:
         if "error" in item:
