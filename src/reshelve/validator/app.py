@@ -129,7 +129,7 @@ class _Validator:
         self._results = self.app.Table(
             _TABLE,
             key_type=str,
-            value_type=dict,
+            # No value_type: with dict, recovery fails on the first value, and Faust then waits for ever.
             partitions=partitions,
             help="The newest result of each kind and number.",
         )
