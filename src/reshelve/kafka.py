@@ -21,79 +21,17 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
-from reshelve.errors import AccessRefused, BlockedError, ReshelveError, Unreachable
+from reshelve.admin import Admin
+from reshelve.errors import BlockedError, Unreachable
+from reshelve.kafka_errors import FENCED as FENCED
+from reshelve.kafka_errors import is_access
+from reshelve.kafka_errors import is_transient as is_transient
+from reshelve.kafka_errors import kafka_error as kafka_error
+from reshelve.kafka_errors import refusal as refusal
 
 T = TypeVar("T")
 
-_ACCESS: Final = frozenset(
-    {
-        KafkaError._AUTHENTICATION,
-        KafkaError._SSL,
-        KafkaError.SASL_AUTHENTICATION_FAILED,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-    }
-)
-FENCED: Final = frozenset(
-    {
-        KafkaError._FATAL,  # what a client says once it has been fenced
-        KafkaError._FENCED,
-        KafkaError.PRODUCER_FENCED,
-        KafkaError.INVALID_PRODUCER_EPOCH,
-        KafkaError.FENCED_INSTANCE_ID,
-    }
-)
-# What passes by itself: brokers that are away, starting, or handing over. A consumer's errors never say so
-# themselves (`KafkaError.retriable()` is set by transactional producers only).
-_TRANSIENT: Final = frozenset(
-    {
-        KafkaError._ALL_BROKERS_DOWN,
-        KafkaError._TRANSPORT,
-        KafkaError._TIMED_OUT,
-        KafkaError._TIMED_OUT_QUEUE,
-        KafkaError._MSG_TIMED_OUT,
-        KafkaError._WAIT_COORD,
-        KafkaError._WAIT_CACHE,
-        KafkaError._RETRY,
-        KafkaError._RESOLVE,
-        KafkaError._NOENT,  # "No leaders found": the broker has not loaded its partitions yet
-        KafkaError.BROKER_NOT_AVAILABLE,
-        KafkaError.CONCURRENT_TRANSACTIONS,
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.FENCED_LEADER_EPOCH,
-        KafkaError.KAFKA_STORAGE_ERROR,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.NETWORK_EXCEPTION,
-        KafkaError.NOT_COORDINATOR,
-        KafkaError.NOT_ENOUGH_REPLICAS,
-        KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.OFFSET_NOT_AVAILABLE,
-        KafkaError.REBALANCE_IN_PROGRESS,
-        KafkaError.REPLICA_NOT_AVAILABLE,
-        KafkaError.REQUEST_TIMED_OUT,
-        KafkaError.UNKNOWN_LEADER_EPOCH,
-        KafkaError.UNSTABLE_OFFSET_COMMIT,
-    }
-)
 ADMIN_TIMEOUT_S: Final = 30.0
-_RETRY_S: Final = 0.2
-
-
-def is_transient(error: KafkaError) -> bool:
-    """Whether waiting is enough."""
-    return error.retriable() or error.code() in _TRANSIENT
-
-
-def kafka_error(error: KafkaException | KafkaError) -> KafkaError:
-    """The KafkaError inside an exception."""
-    if isinstance(error, KafkaError):
-        return error
-    inner: KafkaError = error.args[0]
-    return inner
 
 
 def header_items(message: Message) -> list[tuple[str, bytes]]:
@@ -101,32 +39,6 @@ def header_items(message: Message) -> list[tuple[str, bytes]]:
     headers = message.headers() or []
     pairs = headers.items() if isinstance(headers, dict) else headers
     return [(name, v.encode() if isinstance(v, str) else v) for name, v in pairs if v is not None]
-
-
-def _is_access(error: KafkaError) -> bool:
-    """Whether the brokers refused who we are or how we speak; librdkafka has no code for a TLS handshake that
-    a plain listener hangs up on."""
-    return error.code() in _ACCESS or "SSL handshake failed" in error.str()
-
-
-def refusal(error: KafkaException | KafkaError, what: str, where: str) -> ReshelveError:
-    """The ReshelveError that a Kafka error means to an operator, in the broker's words."""
-    inner = kafka_error(error)
-    if _is_access(inner):
-        return AccessRefused(
-            what,
-            where=where,
-            why=inner.str(),
-            remedy="correct the credentials, the TLS settings or the ACLs (kafka.config in the spec)",
-        )
-    if is_transient(inner):
-        return Unreachable(
-            what,
-            where=where,
-            why=inner.str(),
-            remedy="see that the brokers run and kafka.bootstrap names them",
-        )
-    return BlockedError(what, where=where, why=f"{inner.name()}: {inner.str()}", remedy="see the broker's log")
 
 
 @dataclass(frozen=True)
@@ -154,29 +66,19 @@ class KafkaCluster:
         return config | dict(self.config)
 
     @cached_property
+    def _admin(self) -> Admin:
+        return Admin(self._base())
+
+    @property
     def admin(self) -> AdminClient:
-        """The admin client, one until it fails: an answer awaited ends with its client."""
-        return AdminClient(self._base())
+        """The admin client as it is now; `ask` is for what may be asked again."""
+        return self._admin.client
 
     def ask(self, request: Callable[[AdminClient], T], timeout: float = ADMIN_TIMEOUT_S) -> T:
-        """The answer to an idempotent request, asked again for `timeout` seconds while brokers start or hand over: on
-        a fresh broker the topic of the groups is only just being made, after a restart it is loaded again.
+        """The answer to an idempotent request, asked again for `timeout` seconds while brokers start or hand over.
 
-        Each time with a new client: one stays with the leaders and coordinators that it has heard of, wrong ones
-        too, for minutes. Raises the last KafkaException."""
-        deadline = time.monotonic() + timeout
-        while True:
-            admin = self.admin
-            try:
-                return request(admin)
-            except KafkaException as error:
-                if not is_transient(kafka_error(error)):
-                    raise
-                if self.__dict__.get("admin") is admin:
-                    del self.__dict__["admin"]
-                if time.monotonic() + _RETRY_S > deadline:
-                    raise
-                time.sleep(_RETRY_S)
+        Raises the last KafkaException."""
+        return self._admin.ask(request, timeout)
 
     def producer(self, overrides: Mapping[str, Any] | None = None) -> Producer:
         """An idempotent producer; `overrides` are librdkafka settings of the caller's role."""
@@ -221,7 +123,7 @@ class KafkaCluster:
                 return len(admin.list_topics(timeout=1.0).brokers)
             except KafkaException as error:
                 admin.poll(0)  # has the errors told
-                refused = [e for e in errors if _is_access(e)]
+                refused = [e for e in errors if is_access(e)]
                 if refused:
                     raise refusal(refused[0], what, self.bootstrap) from None
                 if time.monotonic() > deadline:
@@ -315,7 +217,10 @@ class KafkaCluster:
             futures = admin.list_offsets(
                 request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=timeout
             )
-            return {tp.partition: future.result().offset for tp, future in futures.items()}
+            ends = {tp.partition: future.result().offset for tp, future in futures.items()}
+            if min(ends.values()) < 0:  # a broker that has just started may say that it does not know
+                raise KafkaException(KafkaError(KafkaError.OFFSET_NOT_AVAILABLE))
+            return ends
 
         try:
             return self.ask(list_offsets, timeout)
@@ -333,7 +238,8 @@ class KafkaCluster:
         open_ = {p for p in wanted if ends[p] > 0}
         if not open_:
             return
-        consumer = self.consumer(group, {"enable.partition.eof": True, "auto.offset.reset": "earliest"})
+        settings = {"enable.partition.eof": True, "auto.offset.reset": "earliest", "queued.max.messages.kbytes": 16384}
+        consumer = self.consumer(group, settings)
         try:
             # 0 and not OFFSET_BEGINNING: librdkafka looks that one up first, and takes half a second for it.
             consumer.assign([TopicPartition(topic, p, 0) for p in sorted(open_)])

@@ -1,0 +1,103 @@
+"""What an error of Kafka's means: refused, fenced, passing by itself; and how it reads to an operator."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from confluent_kafka import KafkaError, KafkaException
+
+from reshelve.errors import AccessRefused, BlockedError, ReshelveError, Unreachable
+
+_ACCESS: Final = frozenset(
+    {
+        KafkaError._AUTHENTICATION,
+        KafkaError._SSL,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    }
+)
+FENCED: Final = frozenset(
+    {
+        KafkaError._FATAL,  # what a client says once it has been fenced
+        KafkaError._FENCED,
+        KafkaError.PRODUCER_FENCED,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.FENCED_INSTANCE_ID,
+    }
+)
+# What passes by itself: brokers that are away, starting, or handing over. A consumer's errors never say so
+# themselves (`KafkaError.retriable()` is set by transactional producers only).
+_TRANSIENT: Final = frozenset(
+    {
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
+        KafkaError._MSG_TIMED_OUT,
+        KafkaError._WAIT_COORD,
+        KafkaError._WAIT_CACHE,
+        KafkaError._RETRY,
+        KafkaError._RESOLVE,
+        KafkaError._NOENT,  # "No leaders found": the broker has not loaded its partitions yet
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.CONCURRENT_TRANSACTIONS,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.NOT_ENOUGH_REPLICAS,
+        KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.UNSTABLE_OFFSET_COMMIT,
+    }
+)
+
+
+def is_access(error: KafkaError) -> bool:
+    """Whether the brokers refused who we are or how we speak; librdkafka has no code for a TLS handshake that
+    a plain listener hangs up on."""
+    return error.code() in _ACCESS or "SSL handshake failed" in error.str()
+
+
+def is_transient(error: KafkaError) -> bool:
+    """Whether waiting is enough."""
+    return error.retriable() or error.code() in _TRANSIENT
+
+
+def kafka_error(error: KafkaException | KafkaError) -> KafkaError:
+    """The KafkaError inside an exception."""
+    if isinstance(error, KafkaError):
+        return error
+    inner: KafkaError = error.args[0]
+    return inner
+
+
+def refusal(error: KafkaException | KafkaError, what: str, where: str) -> ReshelveError:
+    """The ReshelveError that a Kafka error means to an operator, in the broker's words."""
+    inner = kafka_error(error)
+    if is_access(inner):
+        return AccessRefused(
+            what,
+            where=where,
+            why=inner.str(),
+            remedy="correct the credentials, the TLS settings or the ACLs (kafka.config in the spec)",
+        )
+    if is_transient(inner):
+        return Unreachable(
+            what,
+            where=where,
+            why=inner.str(),
+            remedy="see that the brokers run and kafka.bootstrap names them",
+        )
+    return BlockedError(what, where=where, why=f"{inner.name()}: {inner.str()}", remedy="see the broker's log")
