@@ -77,8 +77,8 @@ def _next(facts: Facts, folder: Path) -> str:
             "Nothing is left running. Next:",
             f"  less {shlex.quote(facts.v2.report)}",
             f"  diff {here}/cities.v1.index.json {here}/cities.v2.index.json",
-            f"  {reshelve} demo --keep        the same again, and the servers stay up to play with",
-            f"  {reshelve} init cities.yaml   a spec of your own to start from",
+            f"  {reshelve} demo --keep        # the same again, and the servers stay up to play with",
+            f"  {reshelve} init cities.yaml   # a spec of your own to start from",
         )
     )
 
@@ -89,16 +89,16 @@ def _next_of_kept(facts: Facts, folder: Path) -> str:
     lines = ["Everything is still up. Next:"]
     if facts.home is not None:
         home = shlex.quote(facts.home)
-        lines.append(f'  eval "$({reshelve} local env --home {home})"   name the servers to this shell')
+        lines.append(f'  eval "$({reshelve} local env --home {home})"   # name the servers to this shell')
     lines += [
         f"  curl -sH 'Content-Type: application/json' \"$OPENSEARCH_URL/cities/_search?pretty\" -d @{here}/search.json",
         f"  {reshelve} status {run}",
-        f"  {reshelve} rollback {run}   back to version 1, at once",
+        f"  {reshelve} rollback {run}   # back to version 1, at once",
     ]
     if facts.home is not None:
-        lines.append(f"  {reshelve} local down --home {home}   stop the servers and remove their data")
+        lines.append(f"  {reshelve} local down --home {home}   # stop the servers and remove their data")
     else:
         lines.append(
-            f"  {reshelve} clean {run}   remove its topics and version 1; what else is left is yours to remove"
+            f"  {reshelve} clean {run}   # remove its topics and version 1; what else is left is yours to remove"
         )
     return "\n".join(lines)
