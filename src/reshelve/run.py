@@ -88,6 +88,7 @@ class Run:
         self._stage = ""
         self._checkpoint_at = 0.0
         self._checkpoint: dict[str, Any] = {}
+        self._progress: Progress | None = None
 
     def drive(self) -> RunState:
         """Go through the stages. Raises what ends the run early, after it is in the journal."""
@@ -95,11 +96,13 @@ class Run:
             self._go()
         except (Interrupted, KeyboardInterrupt):
             self._children.stop()
+            self._write_last_checkpoint()
             self._record("interrupted", {"stage": self._stage})
             raise
         except BlockedError as error:
             self._children.stop()
             if error.code != "lease":  # the journal is another process's now
+                self._write_last_checkpoint()
                 self._record("blocked", error.as_dict() | {"stage": self._stage})
                 self._report()
             raise
@@ -198,7 +201,7 @@ class Run:
         assert self._reader is not None
         self._lease.poll()
         self._children.tend()
-        progress = self._reader.poll()
+        progress = self._progress = self._reader.poll()
         limit = self._context.spec.limits.max_rejects
         if progress.rejects > limit:
             raise BlockedError(
@@ -306,6 +309,11 @@ class Run:
         if checkpoint != self._checkpoint:
             self._record("checkpoint", checkpoint)
         self._checkpoint_at, self._checkpoint = now, checkpoint
+
+    def _write_last_checkpoint(self) -> None:
+        """What was seen last, so that the status of a run that has stopped is not seconds older than its end."""
+        if self._progress is not None:
+            self._write_checkpoint(self._progress, force=True)
 
     def _on_death(self, what: str) -> None:
         self._observer.say(what)
