@@ -28,6 +28,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from reshelve.errors import AccessRefused, BlockedError, ReshelveError, SourceRefused
 from reshelve.kafka import FENCED, KafkaCluster, is_transient, kafka_error, refusal
+from reshelve.kafka_errors import bounded
 from reshelve.model import PageTask, Receipt, RunId, split_key
 from reshelve.producers.snapshot import SnapshotReader
 from reshelve.reporter import Backoff, Reporter
@@ -248,15 +249,16 @@ class PageReader:
                     "message.max.bytes": self._limits.max_document_bytes + 64 * 1024,
                 }
             )
-            producer.init_transactions(_KAFKA_TIMEOUT_S)
+            bounded(lambda: producer.init_transactions(_KAFKA_TIMEOUT_S), _KAFKA_TIMEOUT_S)
             self._producer = producer
         return self._producer
 
     def _abort(self) -> None:
-        if self._producer is None:
+        producer = self._producer
+        if producer is None:
             return
         try:
-            self._producer.abort_transaction(_KAFKA_TIMEOUT_S)
+            bounded(lambda: producer.abort_transaction(_KAFKA_TIMEOUT_S), _KAFKA_TIMEOUT_S)
         except KafkaException:
             self._producer = None  # the next one of the same id aborts it
 
@@ -302,8 +304,9 @@ class PageReader:
                 producer, self._pages, successor, str(task.segment).encode(), partition=message.partition()
             )
         place = TopicPartition(self._pages, message.partition() or 0, (message.offset() or 0) + 1)
-        producer.send_offsets_to_transaction([place], consumer.consumer_group_metadata(), _KAFKA_TIMEOUT_S)
-        producer.commit_transaction(_KAFKA_TIMEOUT_S)
+        group, wait = consumer.consumer_group_metadata(), _KAFKA_TIMEOUT_S
+        bounded(lambda: producer.send_offsets_to_transaction([place], group, wait), wait)
+        bounded(lambda: producer.commit_transaction(wait), wait)
         self._throttle.take(page.rows, page.size)
         self._rejects += page.rejected
         self._reporter.count("documents", page.documents)

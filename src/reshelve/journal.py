@@ -17,6 +17,7 @@ from confluent_kafka import KafkaException, Producer
 
 from reshelve.errors import AccessRefused, BlockedError, LeaseHeld, Unreachable
 from reshelve.kafka import KafkaCluster, refusal
+from reshelve.kafka_errors import bounded
 from reshelve.model import JOURNAL_TOPIC, RunId
 from reshelve.redaction import redact_facts
 from reshelve.schemas.codec import EVENT, CodecError
@@ -153,7 +154,7 @@ class JournalWriter:
                 event = Event.after(self._last, self._run, kind, data or {}, datetime.now(UTC))
                 producer.begin_transaction()
                 producer.produce(JOURNAL_TOPIC, event.encode(), key=event.run, partition=0)
-                producer.commit_transaction(_TIMEOUT_S)
+                bounded(lambda: producer.commit_transaction(_TIMEOUT_S), _TIMEOUT_S)  # noqa: B023 - waited for here
             except (KafkaException, Unreachable) as error:
                 # Fenced is no proof of a successor: the brokers also fence a transaction that outlived its timeout.
                 self._producer = None
@@ -185,7 +186,7 @@ class JournalWriter:
                     "message.max.bytes": _MAX_EVENT_BYTES,
                 }
             )
-            producer.init_transactions(_TIMEOUT_S)
+            bounded(lambda: producer.init_transactions(_TIMEOUT_S), _TIMEOUT_S)
             # Only now: nobody who was writer before can append any more.
             events = read_journal(self._cluster, run=self._run)
             if self._last is not None:

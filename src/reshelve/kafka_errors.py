@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Final
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
 from reshelve.errors import AccessRefused, BlockedError, ReshelveError, Unreachable
 
+T = TypeVar("T")
+_GRACE_S: Final = 5.0
 _ACCESS: Final = frozenset(
     {
         KafkaError._AUTHENTICATION,
@@ -101,3 +107,23 @@ def refusal(error: KafkaException | KafkaError, what: str, where: str) -> Reshel
             remedy="see that the brokers run and kafka.bootstrap names them",
         )
     return BlockedError(what, where=where, why=f"{inner.name()}: {inner.str()}", remedy="see the broker's log")
+
+
+def bounded(call: Callable[[], T], timeout: float) -> T:
+    """What a transactional call returns, that has promised to take `timeout` seconds at most.
+
+    When a broker restarts during such a call librdkafka may never come back from it. Then the thread is left behind
+    in it, together with the client, which must not be used again. Raises KafkaException, also for that."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is waited for
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="kafka call").start()
+    try:
+        return future.result(timeout + _GRACE_S)
+    except FutureTimeout:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the client does not come back from a call")) from None
