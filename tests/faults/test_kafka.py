@@ -44,7 +44,8 @@ def test_lost_offsets_and_deleted_topics_block(victims: Victims, servers: LocalS
 
 
 def test_of_two_page_readers_of_one_name_one_stops(victims: Victims, search: OpenSearch) -> None:
-    victim = _slow(victims(12_000))
+    victim = victims(10_000)
+    victim.write(limits={"documents_per_second": 500})  # small pages, so that both begin many
     run = victim.start("run", victim.spec, "--json", "--page-readers", "0")
     victim.await_stage("copy")
     readers = [victim.start("worker", "pages", str(victim.last_run), "--name", "same") for _ in range(2)]
