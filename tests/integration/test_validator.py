@@ -196,6 +196,18 @@ def test_a_validator_stopped_at_work_gives_its_task_back(filled: Fill) -> None:
     assert found and found[0].clean
 
 
+def test_a_validator_started_again_recovers_its_results(filled: Fill) -> None:
+    run = filled(rows=100, validation="{samples_per_partition: 1}")
+    urls = []
+    for _ in range(2):
+        with run.validator() as process:
+            assert process.stdout is not None
+            urls.append(process.stdout.readline().strip())
+            served = json.load(urllib.request.urlopen(urls[-1]))["results"]
+            assert len(served) == (0 if len(urls) == 1 else 5)
+            assert _validate(run).clean
+
+
 def test_two_validators_share_the_work(filled: Fill) -> None:
     run = filled(rows=2_000, partitions=8, shards=2)
     with run.validator() as one, run.validator() as two:
