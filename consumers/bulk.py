@@ -59,7 +59,7 @@ def action_line(key: bytes, version: int, *, delete: bool = False, resent: bool 
     (the same clock means the same content), and the item is written again rather than taken for written."""
     return b'{"%b":{"_id":%b,"version":%d,"version_type":"%b"}}' % (
         b"delete" if delete else b"index",
-        orjson.dumps(key.decode()),
+        b'"%b"' % key if key.isalnum() else orjson.dumps(key.decode()),  # isalnum: of ASCII, nothing to escape
         version,
         b"external_gte" if resent else b"external",
     )

@@ -6,7 +6,8 @@ The order, enforced by `work`:
 2. send it as a bulk request; several are under way at once, never two with the same key
 3. when the oldest batch has an outcome for every item: write its rejects, and wait until they are durable
 4. only then take the batch's offsets into the prefix that may be committed
-5. commit that prefix, about once a second, when a partition is taken away, and at the end
+5. commit that prefix: about once a second, at once when nothing is left to do, when a partition is taken away,
+   and at the end
 
 Batches finish in the order in which they were made, so the prefix is contiguous. Killed anywhere, the
 records after the committed offset are indexed again; versions make that harmless.
@@ -76,7 +77,6 @@ class Indexer:
         self._cluster, self._run, self._writer, self._name = cluster, run, writer, name
         self._partitions, self._in_flight, self._max_rejects = partitions, in_flight, max_rejects
         self._throttle, self._check_generation, self._reporter = throttle, check_generation, reporter
-        self._max_document_bytes = max_document_bytes
         self._topic = run.topic("documents")
         self._rejects = RejectWriter(cluster, run, max_document_bytes)
         self._rejected = 0
@@ -97,12 +97,13 @@ class Indexer:
             while not stop.is_set():
                 self._throttled(consumer)
                 self._check()
-                messages = consumer.consume(self._batch_documents(), _POLL_S)
-                for batch in self._batches(messages):
-                    self._submit(pool, batch)
-                if not messages:
+                batches = self._batches(consumer.consume(self._batch_documents(), _POLL_S))
+                idle = not batches
+                while batches:
+                    self._submit(pool, batches.pop(0))
+                if idle:
                     self._settle(wait=False)
-                self._commit(consumer)
+                self._commit(consumer, force=idle and not self._under_way)
                 self._reporter.send()
             self._settle(wait=True)
             self._commit(consumer, force=True)
@@ -126,10 +127,10 @@ class Indexer:
             "enable.partition.eof": True,
             "fetch.min.bytes": 100_000,
             "fetch.wait.max.ms": 50,
-            "fetch.max.bytes": max(8 * 1024 * 1024, self._max_document_bytes + 128 * 1024),
-            "max.partition.fetch.bytes": 2 * 1024 * 1024,
-            "queued.max.messages.kbytes": 16 * 1024,
-            "fetch.message.max.bytes": 2 * 1024 * 1024,
+            # Small, for memory; a record larger than these still comes, by itself.
+            "fetch.max.bytes": 2 * 1024 * 1024,
+            "max.partition.fetch.bytes": 512 * 1024,
+            "queued.max.messages.kbytes": 2 * 1024,
         }
 
     def _batches(self, messages: Sequence[Message]) -> list[_Batch]:

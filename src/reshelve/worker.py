@@ -8,6 +8,7 @@ reader has no use for the clients of OpenSearch and Faust, which take a third of
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -63,7 +64,9 @@ def work(role: str, cluster: KafkaCluster, run: str, *, name: str, with_parent: 
     if not with_parent:
         threading.Thread(target=_stop_at_the_end, args=[cluster, str(state.run), stop], daemon=True).start()
     try:
-        _role(role, context, state, name, reporter)()
+        role_work = _role(role, context, state, name, reporter)
+        _spare_the_collector()
+        role_work()
     except KafkaException as error:
         refused = refusal(error, f"the {role} worker can't go on", context.cluster.bootstrap)
         reporter.blocked(refused)
@@ -73,6 +76,14 @@ def work(role: str, cluster: KafkaCluster, run: str, *, name: str, with_parent: 
         raise
     finally:
         reporter.close()
+
+
+def _spare_the_collector() -> None:
+    """What is imported lives as long as the process, and a batch is thousands of small objects without a cycle:
+    looking through them again and again for garbage took a quarter of an indexer's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
 
 
 def _say_where(url: str | None) -> None:
