@@ -31,6 +31,9 @@ from reshelve.kafka_errors import refusal as refusal
 
 T = TypeVar("T")
 
+_COORDINATOR: Final = frozenset(
+    {KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR}
+)
 ADMIN_TIMEOUT_S: Final = 30.0
 
 
@@ -211,12 +214,18 @@ class KafkaCluster:
 
     def stable_ends(self, topic: str, partitions: int, *, timeout: float = ADMIN_TIMEOUT_S) -> dict[int, int]:
         """The last stable offset of every partition: a reader of committed records ends there. Raises ReshelveError."""
+        return self._ends(topic, partitions, IsolationLevel.READ_COMMITTED, timeout)
+
+    def written_ends(self, topic: str, partitions: int, *, timeout: float = ADMIN_TIMEOUT_S) -> dict[int, int]:
+        """The end of every partition, records of transactions included whose end has not reached it yet: what is
+        committed in one topic may for a moment be not yet stable in another. Raises ReshelveError."""
+        return self._ends(topic, partitions, IsolationLevel.READ_UNCOMMITTED, timeout)
+
+    def _ends(self, topic: str, partitions: int, isolation: IsolationLevel, timeout: float) -> dict[int, int]:
         request = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(partitions)}  # type: ignore[no-untyped-call]
 
         def list_offsets(admin: AdminClient) -> dict[int, int]:
-            futures = admin.list_offsets(
-                request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=timeout
-            )
+            futures = admin.list_offsets(request, isolation_level=isolation, request_timeout=timeout)
             ends = {tp.partition: future.result().offset for tp, future in futures.items()}
             if min(ends.values()) < 0:  # a broker that has just started may say that it does not know
                 raise KafkaException(KafkaError(KafkaError.OFFSET_NOT_AVAILABLE))
@@ -238,7 +247,13 @@ class KafkaCluster:
         open_ = {p for p in wanted if ends[p] > 0}
         if not open_:
             return
-        settings = {"enable.partition.eof": True, "auto.offset.reset": "earliest", "queued.max.messages.kbytes": 16384}
+        settings = {
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+            # By default 100,000 records wait in memory, at some 500 bytes each besides their own.
+            "queued.min.messages": 10000,
+            "fetch.queue.backoff.ms": 5,  # how long a full queue stops the fetching: by default a second
+        }
         consumer = self.consumer(group, settings)
         try:
             # 0 and not OFFSET_BEGINNING: librdkafka looks that one up first, and takes half a second for it.
