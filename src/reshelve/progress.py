@@ -35,7 +35,8 @@ class Rate:
 class Progress:
     """A picture of the run at one moment.
 
-    committed, ends  of `documents`, by partition: what the indexers have durably passed, and the last stable offset
+    committed, ends  of `documents`, by partition: what the indexers have durably passed, and how far it is written.
+                     When the receipts tile, the ends were read after that: they count every document there is
     rejects          rejected documents: distinct keys
     workers          newest report of each living worker
     waiting          why somebody waits
@@ -57,7 +58,8 @@ class Progress:
 
     @property
     def drained(self) -> bool:
-        """Every partition durably indexed up to its last stable offset: a position, not lag arithmetic."""
+        """Every partition durably indexed up to its end: a position, not lag arithmetic. Offsets of committed records
+        get there only when no transaction is left open, so no document can come any more once the receipts tile."""
         return bool(self.ends) and all(self.committed.get(p, 0) >= end for p, end in self.ends.items())
 
     @property
@@ -154,10 +156,12 @@ class ProgressReader:
 
         Raises AccessRefused, BlockedError when something else than ours is in the topics or one of them is gone."""
         self._read_progress()
-        if time.monotonic() - self._offsets_at > _OFFSETS_EVERY_S:
-            self._read_offsets()
         if self._tiling is None:
             self._tiling = tile(self._context.plan.segments, self._receipts)
+            if self._tiling.complete:
+                self._ends, self._offsets_at = {}, 0.0  # the ends known so far may be older than the last page
+        if time.monotonic() - self._offsets_at > _OFFSETS_EVERY_S:
+            self._read_offsets()
         now = time.monotonic()
         living = [record for at, record in self._workers.values() if now - at < _STALE_WORKER_S]
         waiting = [f"{r['role']} {r['worker']}: {r['waiting']}" for r in living if r["waiting"]]
@@ -207,7 +211,7 @@ class ProgressReader:
         cluster, group, wait = context.cluster, context.run.group("indexer"), _OFFSETS_TIMEOUT_S
         try:
             self._look_for_topics()
-            self._ends = cluster.stable_ends(documents, partitions, timeout=wait)
+            self._ends = cluster.written_ends(documents, partitions, timeout=wait)
             committed = cluster.committed(group, documents, partitions, timeout=wait)
         except BlockedError as error:
             if isinstance(error, AccessRefused):

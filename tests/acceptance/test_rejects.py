@@ -110,3 +110,15 @@ def test_a_transform_that_fails_rejects_its_document_and_no_more(docs: Docs, ope
     done = p.run("--new", "--json").expect(0)
     assert done.json["copied"]["left_out"] == 10 and done.json["copied"]["documents"] == 90
     p.assert_equal(opensearch, "select id, upper(name) as name from public.docs where id % 10 <> 5")
+
+
+@pytest.mark.timeout(300)
+def test_a_document_of_30_mb_is_indexed_where_the_spec_allows_it(pipeline: Pipeline, opensearch: OpenSearch) -> None:
+    """It is larger than the page reader's queue and than a bulk request would be otherwise."""
+    p = pipeline
+    p.execute("create table docs (id bigint primary key, t text not null)")
+    p.execute("insert into docs values (1, 'before'), (2, repeat('x', 30000000)), (3, 'after')")
+    mapping = {"properties": {"t": {"type": "keyword", "index": False, "doc_values": False}}}
+    p.write(definition={"mappings": mapping}, kafka={"max_document_bytes": 40 << 20})
+    p.run().expect(0)
+    p.assert_equal(opensearch)
