@@ -22,6 +22,7 @@ from reshelve.kafka import ADMIN_TIMEOUT_S, KafkaCluster, refusal
 from reshelve.model import JOURNAL_TOPIC
 
 SESSION_MS: Final = 6_000
+_DESCRIBE_S: Final = 5.0
 _CONFIRM_S: Final = 2.0
 
 
@@ -67,7 +68,8 @@ def read_holders(cluster: KafkaCluster, reindex: str, *, timeout: float = ADMIN_
     group = lease_group(reindex)
 
     def describe(admin: AdminClient) -> list[Any]:
-        described = admin.describe_consumer_groups([group], request_timeout=timeout)
+        # Short: a request that a coordinator on its way has swallowed is asked again, within the timeout.
+        described = admin.describe_consumer_groups([group], request_timeout=min(timeout, _DESCRIBE_S))
         return list(described[group].result().members)
 
     try:
