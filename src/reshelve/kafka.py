@@ -31,9 +31,6 @@ from reshelve.kafka_errors import refusal as refusal
 
 T = TypeVar("T")
 
-_COORDINATOR: Final = frozenset(
-    {KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR}
-)
 ADMIN_TIMEOUT_S: Final = 30.0
 
 
