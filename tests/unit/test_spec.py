@@ -61,6 +61,10 @@ def test_a_good_spec() -> None:
     assert spec.place_inside("source.postgres.query", spec.source.postgres.query.index("from")) == "s.yaml:8:9"
 
 
+def test_a_bare_off_is_no_boolean() -> None:
+    assert parse_good(GOOD + "validation: {counts: off}\n").validation.counts == "off"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "place", "what", "remedy"),
     [

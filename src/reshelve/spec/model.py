@@ -33,6 +33,11 @@ def _not_boolean(value: object) -> object:
     return value
 
 
+def _off(value: object) -> object:
+    """YAML reads a bare `off` as false."""
+    return "off" if value is False else value
+
+
 def _postgres_url(value: str) -> str:
     try:
         conninfo_to_dict(value)
@@ -224,7 +229,7 @@ class Limits(_Section):
 class Validation(_Section):
     """How the result is proven before it is swapped in."""
 
-    counts: Literal["exact", "off"] = Field(
+    counts: Annotated[Literal["exact", "off"], BeforeValidator(_off)] = Field(
         default="exact", description="Whether documents are counted per partition, topic against index."
     )
     checksums: bool = Field(
