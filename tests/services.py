@@ -6,6 +6,7 @@ the local stack, in a directory of its own."""
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -110,9 +111,10 @@ def _from_docker() -> Iterator[Endpoints]:
     kafka = DockerContainer(_KAFKA_IMAGE).with_bind_ports(port, port)
     for name, value in _kafka_variables(port).items():
         kafka = kafka.with_env(name, value)
+    password = secrets.token_hex(16)  # not a word that is said otherwise: it is masked in all that is printed
     postgres = (
         DockerContainer(_POSTGRES_IMAGE)
-        .with_env("POSTGRES_PASSWORD", "reshelve")
+        .with_env("POSTGRES_PASSWORD", password)
         .with_command("postgres -c wal_level=logical -c max_replication_slots=32 -c max_wal_senders=32")
         .with_exposed_ports(5432)
     )
@@ -129,7 +131,7 @@ def _from_docker() -> Iterator[Endpoints]:
         for container in (kafka, postgres, opensearch):
             containers.enter_context(container)
         endpoints = Endpoints(
-            f"postgresql://postgres:reshelve@{_address(postgres, 5432)}/postgres",
+            f"postgresql://postgres:{password}@{_address(postgres, 5432)}/postgres",
             f"http://{_address(opensearch, 9200)}",
             f"{kafka.get_container_host_ip()}:{port}",
         )
