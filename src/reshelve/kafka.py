@@ -32,6 +32,7 @@ from reshelve.kafka_errors import refusal as refusal
 T = TypeVar("T")
 
 ADMIN_TIMEOUT_S: Final = 30.0
+ANSWER_TIMEOUT_S: Final = 10.0  # of one attempt: the next one may be made by a better client
 
 
 def header_items(message: Message) -> list[tuple[str, bytes]]:
@@ -200,7 +201,7 @@ class KafkaCluster:
         request = ConsumerGroupTopicPartitions(group, wanted)
 
         def list_offsets(admin: AdminClient) -> list[TopicPartition]:
-            answers = admin.list_consumer_group_offsets([request], request_timeout=timeout)
+            answers = admin.list_consumer_group_offsets([request], request_timeout=min(timeout, ANSWER_TIMEOUT_S))
             return list(answers[group].result().topic_partitions)
 
         try:
@@ -222,7 +223,9 @@ class KafkaCluster:
         request = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(partitions)}  # type: ignore[no-untyped-call]
 
         def list_offsets(admin: AdminClient) -> dict[int, int]:
-            futures = admin.list_offsets(request, isolation_level=isolation, request_timeout=timeout)
+            futures = admin.list_offsets(
+                request, isolation_level=isolation, request_timeout=min(timeout, ANSWER_TIMEOUT_S)
+            )
             ends = {tp.partition: future.result().offset for tp, future in futures.items()}
             if min(ends.values()) < 0:  # a broker that has just started may say that it does not know
                 raise KafkaException(KafkaError(KafkaError.OFFSET_NOT_AVAILABLE))
