@@ -109,6 +109,9 @@ class KafkaCluster:
                 "session.timeout.ms": 10000,
                 "heartbeat.interval.ms": 2000,
                 "fetch.wait.max.ms": 100,
+                # How long a full queue stops the fetching. By default a second, which makes a small queue slow:
+                # 2 MiB passed 6,000 documents a second instead of 55,000.
+                "fetch.queue.backoff.ms": 5,
             }
             | dict(overrides or {})
         )
@@ -252,7 +255,6 @@ class KafkaCluster:
             "auto.offset.reset": "earliest",
             # By default 100,000 records wait in memory, at some 500 bytes each besides their own.
             "queued.min.messages": 10000,
-            "fetch.queue.backoff.ms": 5,  # how long a full queue stops the fetching: by default a second
         }
         consumer = self.consumer(group, settings)
         try:
