@@ -197,10 +197,10 @@ class Kafka(_Section):
         "Empty: a plain connection.",
         json_schema_extra={"additionalProperties": {"type": ["string", "number", "boolean"]}},
     )
-    max_document_bytes: Annotated[int, Field(ge=1024, le=1 << 30), _NUMBER] = Field(
+    max_document_bytes: Annotated[int, Field(ge=1024, le=90_000_000), _NUMBER] = Field(
         default=8 << 20,
         description="Bytes of JSON of the largest document; larger ones become rejects. 8 MiB: above what "
-        "a search index should hold, below what OpenSearch (100 MB a request) takes without tuning.",
+        "a search index should hold. At most 90 MB: Kafka's clients and OpenSearch take 100 MB at once.",
     )
 
 
