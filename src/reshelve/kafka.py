@@ -9,16 +9,16 @@ from functools import cached_property
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import (
+    OFFSET_END,
     Consumer,
     ConsumerGroupTopicPartitions,
-    IsolationLevel,
     KafkaError,
     KafkaException,
     Message,
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from reshelve.admin import Admin
@@ -32,7 +32,25 @@ from reshelve.kafka_errors import refusal as refusal
 T = TypeVar("T")
 
 ADMIN_TIMEOUT_S: Final = 30.0
+_RETRY_S: Final = 0.2
+_READER: Final = "reshelve.reader"
 ANSWER_TIMEOUT_S: Final = 10.0  # of one attempt: the next one may be made by a better client
+
+
+def _patiently(ask: Callable[[float], list[TopicPartition]], timeout: float) -> list[TopicPartition]:
+    """What `ask`, given the seconds it may take, returns; asked again while brokers start or hand over."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            found = ask(max(0.1, min(ANSWER_TIMEOUT_S, deadline - time.monotonic())))
+            for place in found:
+                if place.error is not None:
+                    raise KafkaException(place.error)
+            return found
+        except KafkaException as error:
+            if not is_transient(kafka_error(error)) or time.monotonic() + _RETRY_S > deadline:
+                raise
+            time.sleep(_RETRY_S)
 
 
 def header_items(message: Message) -> list[tuple[str, bytes]]:
@@ -201,46 +219,44 @@ class KafkaCluster:
     ) -> dict[int, int | None]:
         """The group's committed offset of every partition; None where there is none. Raises ReshelveError."""
         wanted = [TopicPartition(topic, p) for p in range(partitions)]
-        request = ConsumerGroupTopicPartitions(group, wanted)
-
-        def list_offsets(admin: AdminClient) -> list[TopicPartition]:
-            answers = admin.list_consumer_group_offsets([request], request_timeout=min(timeout, ANSWER_TIMEOUT_S))
-            return list(answers[group].result().topic_partitions)
-
+        observer = self._observer(group)
         try:
-            found = self.ask(list_offsets, timeout)
+            found = _patiently(lambda wait: observer.committed(wanted, wait), timeout)
         except KafkaException as error:
             raise refusal(error, f"cannot read the offsets of group {group}", self.bootstrap) from None
         return {tp.partition: tp.offset if tp.offset >= 0 else None for tp in found}
 
     def stable_ends(self, topic: str, partitions: int, *, timeout: float = ADMIN_TIMEOUT_S) -> dict[int, int]:
         """The last stable offset of every partition: a reader of committed records ends there. Raises ReshelveError."""
-        return self._ends(topic, partitions, IsolationLevel.READ_COMMITTED, timeout)
+        return self._ends(topic, partitions, "read_committed", timeout)
 
     def written_ends(self, topic: str, partitions: int, *, timeout: float = ADMIN_TIMEOUT_S) -> dict[int, int]:
         """The end of every partition, records of transactions included whose end has not reached it yet: what is
         committed in one topic may for a moment be not yet stable in another. Raises ReshelveError."""
-        return self._ends(topic, partitions, IsolationLevel.READ_UNCOMMITTED, timeout)
+        return self._ends(topic, partitions, "read_uncommitted", timeout)
 
-    def _ends(self, topic: str, partitions: int, isolation: IsolationLevel, timeout: float) -> dict[int, int]:
-        request = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(partitions)}  # type: ignore[no-untyped-call]
-
-        def list_offsets(admin: AdminClient) -> dict[int, int]:
-            futures = admin.list_offsets(
-                request, isolation_level=isolation, request_timeout=min(timeout, ANSWER_TIMEOUT_S)
-            )
-            ends = {tp.partition: future.result().offset for tp, future in futures.items()}
-            if min(ends.values()) < 0:  # a broker that has just started may say that it does not know
-                raise KafkaException(KafkaError(KafkaError.OFFSET_NOT_AVAILABLE))
-            return ends
-
+    def _ends(self, topic: str, partitions: int, isolation: str, timeout: float) -> dict[int, int]:
+        wanted = [TopicPartition(topic, p, OFFSET_END) for p in range(partitions)]
+        observer = self._observer(_READER, isolation)
         try:
-            return self.ask(list_offsets, timeout)
+            found = _patiently(lambda wait: observer.offsets_for_times(wanted, wait), timeout)
         except KafkaException as error:
             raise refusal(error, f"cannot read the end of topic {topic}", self.bootstrap) from None
+        return {tp.partition: tp.offset for tp in found}
+
+    def _observer(self, group: str, isolation: str = "read_committed") -> Consumer:
+        """A consumer that never joins its group. It, and not the admin client, is asked for offsets: during a
+        broker's restart that one's answer may be -1001 for the end of a partition, or an abort of the process."""
+        if (group, isolation) not in self._observers:
+            self._observers[group, isolation] = self.consumer(group, {"isolation.level": isolation})
+        return self._observers[group, isolation]
+
+    @cached_property
+    def _observers(self) -> dict[tuple[str, str], Consumer]:
+        return {}
 
     def read(
-        self, topic: str, partitions: Iterable[int], *, group: str = "reshelve.reader", idle: float = 60.0
+        self, topic: str, partitions: Iterable[int], *, group: str = _READER, idle: float = 60.0
     ) -> Iterator[Message]:
         """Every committed record of the partitions from their beginning to the last stable offset as it is now.
 
