@@ -140,14 +140,14 @@ class Indexer:
         open_envelope, lines, items, keys = self._reader.open, batch.lines, batch.items, batch.keys
         for message in messages:
             error = message.error()
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                self._on_error(error)  # it may be about the topic, or about none
+                continue
             partition, offset = message.partition(), message.offset()
             assert partition is not None and offset is not None
             if error is not None:
                 # An end of partition says how far committed records go: past the transaction markers.
-                if error.code() == KafkaError._PARTITION_EOF:
-                    batch.offsets[partition] = offset
-                else:
-                    self._on_error(error)
+                batch.offsets[partition] = offset
                 continue
             key, value = message.key() or b"", message.value()
             batch.offsets[partition] = offset + 1
@@ -287,12 +287,18 @@ class Indexer:
             self._commit(consumer, force=True)
         except Stopped:
             pass
-        for place in partitions:
-            self._done.pop(place.partition, None)
+        self._forget(partitions)
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._forget(partitions)
+
+    def _forget(self, partitions: list[TopicPartition]) -> None:
+        """Commit nothing of these any more, nor what is under way: it would put the offset back behind the one of
+        the worker that has them now, and one that is at the end already would never commit again."""
         for place in partitions:
             self._done.pop(place.partition, None)
+            for batch, _ in self._under_way:
+                batch.offsets.pop(place.partition, None)
 
 
 def _tombstone_version(message: Message) -> int:

@@ -281,16 +281,14 @@ class KafkaCluster:
                 for message in consumer.consume(2000, 0.02):
                     last = time.monotonic()
                     error, partition, offset = message.error(), message.partition(), message.offset()
+                    if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                        if not is_transient(error):
+                            raise refusal(error, f"cannot read topic {topic}", self.bootstrap)
+                        continue
                     assert partition is not None and offset is not None
-                    if error is None:
-                        if offset < ends[partition]:
-                            yield message
-                    elif error.code() == KafkaError._PARTITION_EOF:
-                        if offset >= ends[partition]:
-                            open_.discard(partition)
-                    elif not is_transient(error):
-                        raise refusal(error, f"cannot read topic {topic}", self.bootstrap)
-                    if offset + 1 >= ends[partition] and error is None:
+                    if error is None and offset < ends[partition]:
+                        yield message
+                    if offset + (error is None) >= ends[partition]:
                         open_.discard(partition)
                 if time.monotonic() - last > idle:
                     raise Unreachable(
