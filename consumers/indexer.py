@@ -3,7 +3,7 @@
 The order, enforced by `work`:
 
 1. consume records; make a batch, in the order of the topic
-2. send it as a bulk request; several are under way at once, never two with the same key
+2. hand it over to be sent as a bulk request; several are under way at once, never two with the same key
 3. when the oldest batch has an outcome for every item: write its rejects, and wait until they are durable
 4. only then take the batch's offsets into the prefix that may be committed
 5. commit that prefix: about once a second, at once when nothing is left to do, when a partition is taken away,
@@ -36,6 +36,8 @@ from reshelve.schemas.reject import Reject
 from reshelve.throttle import Throttle
 
 BATCH_DOCUMENTS: Final = 2_000
+# Batches that stand ready behind those in flight: a connection that is done never waits for one that is not.
+_READY: Final = 2
 _POLL_S: Final = 0.1
 _COMMIT_S: Final = 1.0
 _UUID_S: Final = 10.0
@@ -198,7 +200,7 @@ class Indexer:
     def _submit(self, pool: ThreadPoolExecutor, batch: _Batch) -> None:
         """Step 2. Waits for room, and for every batch under way that shares a key."""
         while self._under_way and (
-            len(self._under_way) >= self._in_flight
+            len(self._under_way) >= self._in_flight + _READY
             or any(not batch.keys.isdisjoint(other.keys) for other, _ in self._under_way)
         ):
             self._finish_oldest()
