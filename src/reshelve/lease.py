@@ -68,15 +68,17 @@ def read_holders(cluster: KafkaCluster, reindex: str, *, timeout: float = ADMIN_
     group = lease_group(reindex)
 
     def describe(admin: AdminClient) -> list[Any]:
-        # Short: a request that a coordinator on its way has swallowed is asked again, within the timeout.
-        described = admin.describe_consumer_groups([group], request_timeout=min(timeout, _DESCRIBE_S))
-        return list(described[group].result().members)
+        # The older of the client's two requests: the other one may abort the process while a broker restarts. Short,
+        # because a request that a coordinator on its way has swallowed is asked again, within the timeout.
+        found = admin.list_groups(group, timeout=min(timeout, _DESCRIBE_S))
+        for one in found:
+            if one.error is not None:
+                raise KafkaException(one.error)
+        return [member for one in found for member in one.members]
 
     try:
         members = cluster.ask(describe, timeout)
     except KafkaException as error:
-        if "GROUP_ID_NOT_FOUND" in str(error):
-            return []
         raise refusal(error, f"cannot see who drives {reindex}", cluster.bootstrap) from None
     return [holder for member in members if (holder := Holder.parse(member.client_id))]
 
