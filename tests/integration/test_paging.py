@@ -411,3 +411,19 @@ def test_a_consumer_without_an_offset_does_not_begin_elsewhere(endpoints: Endpoi
     consumer.close()
     error = message.error()
     assert error is not None and error.name() == "_AUTO_OFFSET_RESET"
+
+
+def test_the_first_tasks_are_written_after_an_attempt_that_was_killed(endpoints: Endpoints, namespace: str) -> None:
+    """The markers of its aborted transaction occupy offsets in the topic, which holds no task all the same."""
+    cluster, run = KafkaCluster(endpoints.kafka_bootstrap), RunId(namespace, "1")
+    topic = run.topic("pages")
+    cluster.create_topic(topic, 2, {}, None)
+    killed = cluster.producer({"transactional.id": run.prefix + "seed"})
+    killed.init_transactions(10)
+    killed.begin_transaction()
+    killed.produce(topic, b"task", partition=0)
+    killed.flush(10)
+    segments = [Segment(0, None, ("5",)), Segment(1, ("5",), None)]
+    for _ in range(2):  # and once only
+        seed_pages(cluster, run, segments, 2)
+    assert len(list(cluster.read(topic, range(2)))) == 2
