@@ -132,7 +132,13 @@ class PageReader:
     def work(self) -> None:
         """Read pages until stopped. Raises ReshelveError when it can't go on."""
         consumer = self._cluster.consumer(
-            self._run.group("pages"), {"queued.max.messages.kbytes": 1024, "client.id": self._name}
+            self._run.group("pages"),
+            {
+                "queued.max.messages.kbytes": 1024,
+                "client.id": self._name,
+                # During an outage or a long query nothing is polled; a dead process is noticed by its session anyway.
+                "max.poll.interval.ms": 3_600_000,
+            },
         )
         consumer.subscribe([self._pages])
         try:
@@ -158,7 +164,7 @@ class PageReader:
                 why=error.str(),
                 remedy="start a new run: where this one was can't be told any more",
             )
-        if is_transient(error) or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        if is_transient(error) or error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._MAX_POLL_EXCEEDED):
             self._reporter.pause(f"Kafka: {error.str()}", self._backoff.next_s())
             return
         raise refusal(error, f"cannot read topic {self._pages}", self._cluster.bootstrap)
