@@ -14,7 +14,7 @@ from reshelve.kafka import KafkaCluster
 from reshelve.lease import Holder, Lease
 from reshelve.plan import Plan, make_plan
 from reshelve.spec import Spec
-from reshelve.state import RunState, fold
+from reshelve.state import RunState, find_run, fold
 from reshelve.worker import load_context
 
 
@@ -54,12 +54,23 @@ def open_session(
 
 def attach(cluster: KafkaCluster, run: str, report: Callable[[str], None]) -> Session:
     """Take over a run that the journal knows, to do one thing with it. Raises LeaseHeld, UsageError, SpecError."""
-    state, context = load_context(cluster, run)
-    if state.cleaned:
-        raise UsageError(f"run {state.run} is cleaned up", why="its topics are gone", remedy="start a new run")
-    lease = Lease(cluster, state.run.reindex)
+    known = find_run(fold(read_journal(cluster)), run).run
+    lease = Lease(cluster, known.reindex)
     lease.take(report)
-    return Session(context, state, JournalWriter(cluster, state.run, still_leader=lease.confirm), lease, True)
+    try:
+        state, context = load_context(cluster, str(known))  # only now: who drove it may have gone on until here
+        if state.cleaned:
+            raise UsageError(f"run {state.run} is cleaned up", why="its topics are gone", remedy="start a new run")
+    except BaseException:
+        lease.release()
+        raise
+
+    def waiting(why: str) -> bool:
+        report(why)
+        return False
+
+    journal = JournalWriter(cluster, known, still_leader=lease.confirm, waiting=waiting)
+    return Session(context, state, journal, lease, True)
 
 
 def _open(

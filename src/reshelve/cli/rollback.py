@@ -5,6 +5,7 @@ from __future__ import annotations
 from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_of
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.cutover import roll_back
+from reshelve.errors import UsageError
 from reshelve.session import attach
 
 
@@ -13,10 +14,18 @@ def rollback(
 ) -> None:
     """Point the alias back to the index it pointed to before the run. Atomic; what was written since is not in it."""
     session = attach(cluster_of(bootstrap, config), run, say)
-    plan = session.context.plan
+    state, plan = session.state, session.context.plan
     try:
+        if "cutover_began" not in state.facts:
+            raise UsageError(
+                f"run {state.run} has not moved alias {plan.alias}",
+                why=f"it has not come to the cut-over: it is {state.state} in stage {state.stage}",
+                remedy="there is nothing to roll back; `reshelve runs` lists the runs that completed",
+            )
         roll_back(session.context, plan.previous_index, plan.previous_uuid)
         session.record("rolled_back", {"alias": plan.alias, "from": plan.index, "to": plan.previous_index})
+        if not state.ended:  # else running again would close it as completed
+            session.record("aborted", {"why": "rolled back before its end"})
     finally:
         session.lease.release()
     if as_json:
