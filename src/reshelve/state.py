@@ -83,6 +83,7 @@ class RunState:
                 self._enter("running", event.at)
                 self.started_at = self.started_at or event.at
                 self.error = None
+                self.facts.pop("stopped", None)  # it says why a run stands still, and this one does not any more
             case "stage":
                 self.stage = str(data["stage"])
                 self.stages.setdefault(self.stage, event.at)
@@ -97,6 +98,7 @@ class RunState:
             case "completed" | "aborted" as state:
                 self._enter(state, event.at)
                 self.ended_at = event.at
+                self.error = None  # among `errors` it stays; it is not what this run ended with
             case "rolled_back":
                 self.rolled_back = True
             case "cleaned":

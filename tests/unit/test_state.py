@@ -105,3 +105,16 @@ def test_runs_are_told_apart_and_found() -> None:
     for name, words in (("docs.2026", "may be any of"), ("nothing", "no run"), ("", "may be any of")):
         with pytest.raises(UsageError, match=words):
             find_run(states, name)
+
+
+@pytest.mark.parametrize("end", ["completed", "aborted"])
+def test_a_run_that_ended_was_not_ended_by_the_error_it_got_over(end: str) -> None:
+    """`reshelve cutover` completes a blocked run without starting it anew."""
+    ended = state_of("planned", "started", ("blocked", _ERROR), end)
+    assert ended.error is None
+    assert [e["what"] for e in ended.errors] == ["w"]
+
+
+def test_why_a_run_stopped_is_forgotten_when_it_goes_on() -> None:
+    again = state_of("planned", "started", ("stopped", {"until": "copied"}), "started", "interrupted")
+    assert "stopped" not in again.facts
