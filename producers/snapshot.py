@@ -53,6 +53,29 @@ SESSION: Final = {
     "plan_cache_mode": "force_custom_plan",
 }
 
+# A server that vanishes without a word is noticed within half a minute: by default it takes two hours.
+_KEEPALIVE: Final[dict[str, Any]] = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
+# What a server says, or TLS about it, that starts, stops or is full: it passes by itself.
+_PASSING: Final = (
+    "starting up",
+    "shutting down",
+    "terminating connection",
+    "not yet accepting connections",
+    "recovery",
+    "too many clients",
+    "too many connections",
+    "remaining connection slots",
+    "SSL SYSCALL error",
+    "closed unexpectedly",
+    "unexpected eof",
+)
+
 _STAMP: Final = """
 select pg_is_in_recovery(),
        (pg_snapshot_xmax(s)::text::bigint - (select count(*) from pg_snapshot_xip(s)))::bigint,
@@ -85,7 +108,7 @@ def open_session(url: str, name: str) -> tuple[psycopg.Connection[tuple[Any, ...
     Raises AccessRefused for a refused login or TLS, psycopg.OperationalError when the server does not answer."""
     try:
         connection = psycopg.connect(
-            url, autocommit=True, connect_timeout=10, application_name=name, client_encoding="utf8"
+            url, autocommit=True, connect_timeout=10, application_name=name, client_encoding="utf8", **_KEEPALIVE
         )
     except psycopg.OperationalError as error:
         raise access_refusal(error, url) or error from None
@@ -105,16 +128,7 @@ def access_refusal(error: psycopg.Error, url: str) -> AccessRefused | None:
     refused = (error.sqlstate or "")[:2] == "28" or error.sqlstate in ("42501", "3D000")
     if not refused and not any(word in text for word in ("FATAL:", "SSL", "certificate")):
         return None
-    if any(
-        word in text
-        for word in (
-            "starting up",
-            "shutting down",
-            "too many clients",
-            "remaining connection slots",
-            "recovery",
-        )
-    ):
+    if any(words in text for words in _PASSING):
         return None
     return AccessRefused(
         "PostgreSQL refused the connection or the privilege",
