@@ -172,7 +172,11 @@ class KafkaCluster:
         """Wait until every partition has a leader; without one the first produce would fail."""
         deadline = time.monotonic() + ADMIN_TIMEOUT_S
         while time.monotonic() < deadline:
-            known = self.admin.list_topics(topic=name, timeout=ADMIN_TIMEOUT_S).topics[name].partitions
+            try:
+                found = self.ask(lambda admin: admin.list_topics(topic=name, timeout=ADMIN_TIMEOUT_S))
+            except KafkaException as error:
+                raise refusal(error, f"cannot create topic {name}", self.bootstrap) from None
+            known = found.topics[name].partitions
             if len(known) == partitions and all(p.leader >= 0 for p in known.values()):
                 return
             if len(known) not in (0, partitions):
