@@ -25,6 +25,7 @@ from reshelve.context import RunContext
 from reshelve.errors import ReshelveError, TargetRefused
 from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster, refusal
+from reshelve.model import RunId
 from reshelve.reporter import Reporter
 from reshelve.state import RunState, find_run, fold
 from reshelve.throttle import Throttle
@@ -62,7 +63,7 @@ def work(role: str, cluster: KafkaCluster, run: str, *, name: str, with_parent: 
         threading.Thread(target=_stop_without_parent, args=[stop], daemon=True).start()
     reporter = Reporter(context.cluster, context.run, role, name, stop=stop)
     if not with_parent:
-        threading.Thread(target=_stop_at_the_end, args=[cluster, str(state.run), stop], daemon=True).start()
+        threading.Thread(target=_stop_at_the_end, args=[cluster, state.run, stop], daemon=True).start()
     try:
         role_work = _role(role, context, state, name, reporter)
         _spare_the_collector()
@@ -174,11 +175,11 @@ def _stop_without_parent(stop: threading.Event) -> None:
     stop.set()
 
 
-def _stop_at_the_end(cluster: KafkaCluster, run: str, stop: threading.Event) -> None:
+def _stop_at_the_end(cluster: KafkaCluster, run: RunId, stop: threading.Event) -> None:
     """A worker started by hand ends with its run."""
     while not stop.wait(10):
         try:
-            state = fold(read_journal(cluster)).get(run)
+            state = fold(read_journal(cluster, run=run)).get(str(run))
         except (ReshelveError, KafkaException) as error:
             _log.info("the journal can't be read now: %s", error)
             continue
