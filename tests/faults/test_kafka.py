@@ -20,10 +20,10 @@ def _slow(victim: Victim) -> Victim:
 
 
 def test_lost_offsets_and_deleted_topics_block(victims: Victims, servers: LocalStack, search: OpenSearch) -> None:
-    victim = _slow(victims(8_000))
+    victim = _slow(victims(20_000))
     admin = AdminClient({"bootstrap.servers": servers.endpoints.kafka_bootstrap})
     run = victim.start_run()
-    victim.await_more_indexed(500)
+    victim.await_stage("copy")
     run.send_signal(signal.SIGTERM)
     victim.finish(run).expect(130)
     group = victim.last_run.group("pages")
