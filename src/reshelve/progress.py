@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
@@ -15,7 +16,7 @@ from reshelve.errors import AccessRefused, BlockedError
 from reshelve.kafka import refusal
 from reshelve.model import Receipt
 from reshelve.receipts import Tiling, tile
-from reshelve.schemas.codec import COUNTERS, RECEIPT, decode_receipt, schema_of
+from reshelve.schemas.codec import COUNTERS, RECEIPT, CodecError, decode_receipt, schema_of
 
 _OFFSETS_EVERY_S: Final = 1.0
 _OFFSETS_TIMEOUT_S: Final = 5.0  # brokers that are away must not keep a Ctrl-C waiting
@@ -145,6 +146,7 @@ class ProgressReader:
         self._missing: set[str] = set()
         self._gone: set[str] = set()
         self._trouble = ""
+        self._began, self._began_ms = time.monotonic(), int(time.time() * 1000)
         self._caught_up = False
         self._reads, self._indexes = _RateMeter(), _RateMeter()
 
@@ -164,17 +166,27 @@ class ProgressReader:
             self._read_offsets()
         now = time.monotonic()
         living = [record for at, record in self._workers.values() if now - at < _STALE_WORKER_S]
-        waiting = [f"{r['role']} {r['worker']}: {r['waiting']}" for r in living if r["waiting"]]
         progress = Progress(
             self._tiling,
             dict(self._committed),
             dict(self._ends),
             len(self._rejected),
             tuple(living),
-            tuple(waiting + ([self._trouble] if self._trouble else [])),
+            (),
             self._reads.rate(),
             self._indexes.rate(),
         )
+        reasons = [f"{r['role']} {r['worker']}: {r['waiting']}" for r in living if r["waiting"]]
+        reasons += [
+            f"{r['role']} {r['worker']} has ended: {json.loads(r['blocked'])['what']}; see its output"
+            for _, r in self._workers.values()
+            if r["blocked"] and r["at"] >= self._began_ms  # what ended an earlier attempt is no news
+        ]
+        if self._trouble:
+            reasons.append(self._trouble)
+        elif now - self._began > _STALE_WORKER_S:
+            reasons += silences(progress, str(self._context.run))
+        progress = replace(progress, waiting=tuple(reasons))
         if self._caught_up and not self._trouble:  # what an earlier process did is no rate of this one
             self._reads.add(self._tiling.documents)
             self._indexes.add(progress.indexed)
@@ -197,13 +209,21 @@ class ProgressReader:
                 self._rejected.add(message.key() or b"")
                 continue
             record = message.value() or b""
-            schema = schema_of(record)
-            if schema is RECEIPT:
-                self._receipts.append(decode_receipt(record))
-                self._tiling = None
-            elif schema is COUNTERS:
-                report = COUNTERS.decode(record)
-                self._workers[report["role"], report["worker"]] = (time.monotonic(), report)
+            try:
+                schema = schema_of(record)
+                if schema is RECEIPT:
+                    self._receipts.append(decode_receipt(record))
+                    self._tiling = None
+                elif schema is COUNTERS:
+                    report = COUNTERS.decode(record)
+                    self._workers[report["role"], report["worker"]] = (time.monotonic(), report)
+            except CodecError as error:
+                raise BlockedError(
+                    f"record {message.offset()} of {message.topic()} is not ours",
+                    where=self._context.cluster.bootstrap,
+                    why=str(error),
+                    remedy="something else wrote to the run's topic; start a new run with --new",
+                ) from None
 
     def _read_offsets(self) -> None:
         context = self._context
@@ -238,6 +258,18 @@ class ProgressReader:
         if refused.code == "access":
             raise refused
         self._trouble = str(refused)
+
+
+def silences(progress: Progress, run: str) -> list[str]:
+    """The roles that have work to do and of which nobody reports: nothing goes on, or nobody can tell. Pure."""
+    heard = {record["role"] for record in progress.workers}
+    at_work = {"pages": not progress.tiling.complete, "indexer": not progress.drained}
+    return [
+        f"no {role} worker has reported for {_STALE_WORKER_S:.0f} s: it waits for its server's answer, or there is none"
+        f" (`reshelve worker {role} {run}` starts one)"
+        for role, busy in at_work.items()
+        if busy and role not in heard
+    ]
 
 
 def topics_gone(context: RunContext, missing: Iterable[str]) -> BlockedError:

@@ -58,7 +58,7 @@ class Reporter:
         self._topic = run.topic("progress")
         self._producer = cluster.producer({"queue.buffering.max.messages": 1000, "message.timeout.ms": 10000})
         self._counts: Counter[str] = Counter()
-        self._waiting = ""
+        self._waiting = self._blocked = ""
         self._clock, self._sent = clock, 0.0
         self._lock = Lock()
 
@@ -84,10 +84,11 @@ class Reporter:
 
     def blocked(self, error: ReshelveError) -> None:
         """Say what stopped the worker, and see that it arrives."""
-        self.send(force=True, blocked=error)
+        self._blocked = json.dumps(error.as_dict())
+        self.send(force=True)
         self._producer.flush(5)
 
-    def send(self, *, force: bool = False, blocked: ReshelveError | None = None) -> None:
+    def send(self, *, force: bool = False) -> None:
         with self._lock:
             now = self._clock()
             if not force and now - self._sent < _INTERVAL_S:
@@ -99,7 +100,7 @@ class Reporter:
                 "at": int(time.time() * 1000),
                 "counts": dict(self._counts),
                 "waiting": self._waiting,
-                "blocked": "" if blocked is None else json.dumps(blocked.as_dict()),
+                "blocked": self._blocked,
             }
         try:
             self._producer.produce(self._topic, COUNTERS.encode(record), key=f"{self.role}/{self.worker}")
