@@ -208,7 +208,7 @@ def gather(
 
 
 def cut_over(context: RunContext, facts: GateFacts, *, report: Report = lambda text: None) -> Health:
-    """Swap the alias to the run's index; returns the state of its copies.
+    """Swap the alias to the run's index; returns the state of its copies. What `report` raises ends it before the swap.
 
     Raises GateClosed with every gate that is closed, TargetRefused, Unreachable."""
     require_open(gates(facts))
@@ -224,6 +224,7 @@ def cut_over(context: RunContext, facts: GateFacts, *, report: Report = lambda t
         found_previous_uuid=generation.uuid(client, plan.previous_index) if plan.previous_index else None,
     )
     require_open((_index(now), _alias(now)))
+    report(f"swapping alias {plan.alias}")
     generation.swap(client, plan.alias, plan.index, plan.previous_index)
     return health
 

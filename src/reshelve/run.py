@@ -96,19 +96,17 @@ class Run:
             self._go()
         except (Interrupted, KeyboardInterrupt):
             self._children.stop()
-            self._write_last_checkpoint()
-            self._record("interrupted", {"stage": self._stage})
+            self._write_end("interrupted", {"stage": self._stage})
             raise
         except BlockedError as error:
             self._children.stop()
             if error.code != "lease":  # the journal is another process's now
-                self._write_last_checkpoint()
-                self._record("blocked", error.as_dict() | {"stage": self._stage})
+                self._write_end("blocked", error.as_dict() | {"stage": self._stage})
                 self._report()
             raise
         except ReshelveError as error:
             self._children.stop()
-            self._record("failed", error.as_dict() | {"stage": self._stage})
+            self._write_end("failed", error.as_dict() | {"stage": self._stage})
             self._report()
             raise
         finally:
@@ -191,13 +189,17 @@ class Run:
                 self._write_checkpoint(progress, force=True)
                 return progress
 
-    def _tick(self, stage: str) -> Progress:
+    def _go_on(self, stage: str) -> None:
+        """Raises Interrupted when a stop was asked for."""
         if self._stop.is_set():
             raise Interrupted(
                 f"stopped in stage {stage}",
                 where=str(self._context.run),
                 remedy="run the same command again: it resumes",
             )
+
+    def _tick(self, stage: str) -> Progress:
+        self._go_on(stage)
         assert self._reader is not None
         self._lease.poll()
         self._children.tend()
@@ -266,11 +268,17 @@ class Run:
         while True:
             try:
                 found = self._beside("cutover", lambda: gather(context, progress.tiling, validation, uuid))
-                swap_alias(context, found, self._record, self._observer.say)
+                swap_alias(context, found, self._record, self._say_and_go_on)
+                self._observer.say(f"alias {context.plan.alias} now points to {context.plan.index}")
                 return
             except Unreachable as error:  # each step looks first at what is done already
                 self._observer.say(f"the cut-over starts anew: {error}")
                 self._wait("cutover", _CUTOVER_RETRY_S)
+
+    def _say_and_go_on(self, text: str) -> None:
+        """Waiting for copies takes long: a stop that is asked for meanwhile ends it before the swap."""
+        self._observer.say(text)
+        self._go_on("cutover")
 
     def _wait(self, stage: str, seconds: float) -> None:
         """Let time pass, and watch all the same."""
@@ -310,10 +318,15 @@ class Run:
             self._record("checkpoint", checkpoint)
         self._checkpoint_at, self._checkpoint = now, checkpoint
 
-    def _write_last_checkpoint(self) -> None:
-        """What was seen last, so that the status of a run that has stopped is not seconds older than its end."""
-        if self._progress is not None:
-            self._write_checkpoint(self._progress, force=True)
+    def _write_end(self, kind: str, data: dict[str, Any]) -> None:
+        """What was seen last, so that the status of a run that has stopped is not seconds older than its end; and
+        that end. Brokers that are away must not hide what it was: then it is only said."""
+        try:
+            if self._progress is not None:
+                self._write_checkpoint(self._progress, force=True)
+            self._record(kind, data)
+        except BlockedError as error:
+            self._observer.say(f"not recorded: {error}")
 
     def _on_death(self, what: str) -> None:
         self._observer.say(what)
@@ -332,4 +345,3 @@ def swap_alias(
     record("cutover_began", move)
     health = cut_over(context, found, report=say)
     record("cutover", move | {"copies": facts(health)})
-    say(f"alias {plan.alias} now points to {plan.index}")
