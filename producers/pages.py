@@ -1,6 +1,6 @@
 """The page reader: a consumer of page tasks that turns each into documents, a receipt and the next task.
 
-The order of a page, enforced by `_read_page`:
+The order of a page, enforced by `PageReader._read_page`:
 
 1. begin a Kafka transaction
 2. read the page at a snapshot whose conditions are checked; produce its documents
@@ -18,44 +18,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
-import xxhash
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from reshelve.errors import AccessRefused, BlockedError, ReshelveError, SourceRefused
+from reshelve.errors import AccessRefused, BlockedError, ReshelveError
 from reshelve.kafka import FENCED, KafkaCluster, is_transient, kafka_error, refusal
 from reshelve.kafka_errors import bounded
 from reshelve.model import PageTask, Receipt, RunId, split_key
+from reshelve.producers.page import (
+    FIRST_PAGE_ROWS,
+    PAGE_SECONDS,
+    PageProducer,
+    PageTooLarge,
+    next_page_rows,
+    produce_when_free,
+)
 from reshelve.producers.snapshot import SnapshotReader
 from reshelve.reporter import Backoff, Reporter
 from reshelve.schemas.codec import CodecError, decode_page_task, encode_page_task, encode_receipt
-from reshelve.schemas.envelope import envelope_head, seal
-from reshelve.schemas.reject import Reject
 from reshelve.throttle import Throttle
-from reshelve.transform import TransformFailed, apply_transform
 
-PAGE_SECONDS: Final = 0.5
-MAX_PAGE_ROWS: Final = 20_000
-MAX_PAGE_BYTES: Final = 32 * 1024 * 1024
-FIRST_PAGE_ROWS: Final = 1_000
 # A dead reader's transaction stalls the readers of committed records for this long at most.
 TRANSACTION_TIMEOUT_MS: Final = 10_000
 _KAFKA_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.2
 # So often within so many seconds is no accident: somebody else works under our name.
 _FENCES_BEFORE_GIVING_UP, _FENCES_WITHIN_S = 3, 60.0
-
-
-class PageTooLarge(Exception):
-    """The page is about to exceed its bytes: read it again with fewer rows."""
-
-    def __init__(self, rows: int) -> None:
-        super().__init__(rows)
-        self.rows = rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +60,6 @@ class PageLimits:
     active_partitions: int
     max_rejects: int
     max_document_bytes: int
-
-
-def next_page_rows(rows: int, seconds: float, size: int, documents_per_second: float | None) -> int:
-    """How many rows the next page should have, so that it takes about `PAGE_SECONDS` and stays well under
-    `MAX_PAGE_BYTES`; under a limit no more than that limit passes in as long. At most doubles at a time."""
-    wanted: float = FIRST_PAGE_ROWS
-    if rows:
-        wanted = rows * min(2.0, PAGE_SECONDS / max(seconds, 0.001))
-    if size and rows:
-        wanted = min(wanted, MAX_PAGE_BYTES / 2 / (size / rows))
-    if documents_per_second is not None:
-        wanted = min(wanted, documents_per_second * PAGE_SECONDS)
-    return max(1, min(int(wanted), MAX_PAGE_ROWS))
-
-
-@dataclass(slots=True)
-class _Page:
-    """What has been read of a page so far."""
-
-    rows: int = 0
-    documents: int = 0
-    left_out: int = 0
-    rejected: int = 0
-    size: int = 0
-    checksum: int = 0
-    last: bytes = b""
-    more: bool = False
 
 
 class PageReader:
@@ -119,9 +83,10 @@ class PageReader:
     ) -> None:
         self._cluster, self._run, self._source = cluster, run, source
         self._name, self._columns, self._limits = name, columns, limits
-        self._throttle, self._transform, self._reporter = throttle, transform, reporter
+        self._throttle, self._reporter = throttle, reporter
+        self._page = PageProducer(run, source, transform, limits.max_document_bytes)
         self._stop = reporter.stop
-        self._pages, self._documents = run.topic("pages"), run.topic("documents")
+        self._pages = run.topic("pages")
         self._rows = FIRST_PAGE_ROWS
         self._rejects = 0
         self._fenced_at: list[float] = []
@@ -292,9 +257,8 @@ class PageReader:
         started = time.monotonic()
         producer = self._ready_producer()
         producer.begin_transaction()
-        page = _Page()
         with self._source.snapshot() as snapshot:
-            self._produce_documents(producer, task, snapshot.version, page)
+            page = self._page.produce(producer, task, snapshot.version, self._page_rows())
         self._source.await_durable(snapshot, self._reporter.waiting)
         high = split_key(page.last.decode(), self._columns) if page.more else task.end
         receipt = Receipt(
@@ -329,92 +293,6 @@ class PageReader:
         allowed = self._throttle.documents_per_second
         return self._rows if allowed is None else max(1, min(self._rows, int(allowed * PAGE_SECONDS)))
 
-    def _produce_documents(self, producer: Producer, task: PageTask, version: int, page: _Page) -> None:
-        """Step 2. This loop runs once for each document of the source: nothing in it may look inside one."""
-        limit, transform, topic = self._page_rows(), self._transform, self._documents
-        head = envelope_head(version, int(time.time() * 1000))
-        checksum, last, rows, size_sum, documents = 0, None, 0, 0, 0
-        produce, digest = producer.produce, xxhash.xxh3_64_intdigest
-        # One row more than the page: it tells whether the segment goes on, and whether the key repeats there.
-        with closing(self._source.page(task.cursor, task.end, limit + 1)) as found:
-            for key, source_document, size in found:
-                if key is None or key == last:
-                    raise self._bad_key(key)
-                if rows == limit:
-                    page.more = True
-                    continue
-                last = key
-                rows += 1
-                if source_document is None or transform is not None:
-                    document = self._shape(producer, key, source_document, size, page)
-                    if document is None:
-                        continue
-                elif b"\n" in source_document:
-                    # Only between tokens of a column of type json: a bulk body is one line for each document.
-                    document = source_document.replace(b"\n", b" ")
-                else:
-                    document = source_document
-                record = seal(head, document)
-                try:
-                    produce(topic, record, key)
-                except BufferError:
-                    produce_when_free(producer, topic, record, key)
-                checksum += digest(key, version)
-                documents += 1
-                size_sum += len(document)
-                if size_sum > MAX_PAGE_BYTES and rows < limit:
-                    raise PageTooLarge(rows)
-        page.rows, page.documents, page.size, page.checksum = rows, documents, size_sum, checksum
-        page.last = last or b""
-
-    def _shape(
-        self, producer: Producer, key: bytes, source_document: bytes | None, size: int, page: _Page
-    ) -> bytes | None:
-        """The document to index, where that is not what the source built; None when it is rejected or left out."""
-        if source_document is None:
-            page.rejected += 1
-            self._reject(producer, self._too_large(key, size))
-            return None
-        assert self._transform is not None
-        try:
-            document = apply_transform(self._transform, source_document)
-        except TransformFailed as error:
-            page.rejected += 1
-            reject = Reject(key.decode(), source_document, "transform", "TransformFailed", str(error))
-            self._reject(producer, reject)
-            return None
-        if document is None:
-            page.left_out += 1
-        elif len(document) > self._limits.max_document_bytes:
-            page.rejected += 1
-            self._reject(producer, self._too_large(key, len(document)))
-            return None
-        return document
-
-    def _reject(self, producer: Producer, reject: Reject) -> None:
-        produce_when_free(
-            producer, self._run.topic("rejects"), reject.document, reject.key.encode(), headers=reject.headers()
-        )
-
-    def _too_large(self, key: bytes, size: int) -> Reject:
-        limit = self._limits.max_document_bytes
-        return Reject(
-            key.decode(), None, "read", "DocumentTooLarge",
-            f"the document has {size} bytes; kafka.max_document_bytes (and with it the topic's max.message.bytes)"
-            f" allows {limit}",
-        )  # fmt: skip
-
-    def _bad_key(self, key: bytes | None) -> SourceRefused:
-        if key is None:
-            why, remedy = (
-                "a row has a NULL key",
-                "leave such rows out with scope.where, or make the column NOT NULL",
-            )
-        else:
-            why = f"key {key.decode()} has more than one row"
-            remedy = "make the query return one row for each key (a join that multiplies rows?)"
-        return SourceRefused("the query's rows can't be told apart", where=self._source.where, why=why, remedy=remedy)
-
     def _check_rejects(self) -> None:
         if self._rejects > self._limits.max_rejects:
             raise BlockedError(
@@ -423,13 +301,3 @@ class PageReader:
                 why=f"limits.max_rejects allows {self._limits.max_rejects}",
                 remedy=f"see them with `reshelve rejects list {self._run}`, then correct the query or the transform",
             )
-
-
-def produce_when_free(producer: Producer, topic: str, value: bytes | None, key: bytes, **options: Any) -> None:
-    """Produce, waiting while the producer's queue is full: the brokers are slower than the source, so it waits."""
-    while True:
-        try:
-            producer.produce(topic, value, key, **options)
-            return
-        except BufferError:
-            producer.poll(0.05)

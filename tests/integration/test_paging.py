@@ -18,7 +18,7 @@ from reshelve.errors import ReshelveError, SourceRefused
 from reshelve.kafka import KafkaCluster
 from reshelve.local.stack import Endpoints
 from reshelve.model import Receipt, RunId, Segment, join_key, partition_of
-from reshelve.producers import pages
+from reshelve.producers import page, pages
 from reshelve.producers.pages import PageLimits, PageReader
 from reshelve.producers.snapshot import SnapshotReader
 from reshelve.producers.tasks import seed_pages
@@ -280,7 +280,7 @@ class Copy:
 def copy(endpoints: Endpoints, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Copy]:
     """Reads a table with a page reader, in pages of at most three rows, until the receipts tile."""
     monkeypatch.setattr(pages, "FIRST_PAGE_ROWS", 3)
-    monkeypatch.setattr(pages, "MAX_PAGE_ROWS", 3)
+    monkeypatch.setattr(page, "MAX_PAGE_ROWS", 3)
 
     def read(url: str, query: str, key: Sequence[str], segments: int = 1) -> Copy:
         cluster, run = KafkaCluster(endpoints.kafka_bootstrap), RunId(namespace, "1")

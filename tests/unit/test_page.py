@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reshelve.producers.pages import FIRST_PAGE_ROWS, MAX_PAGE_BYTES, MAX_PAGE_ROWS, PAGE_SECONDS, next_page_rows
+from reshelve.producers.page import FIRST_PAGE_ROWS, MAX_PAGE_BYTES, MAX_PAGE_ROWS, PAGE_SECONDS, next_page_rows
 from reshelve.transform import TransformFailed, apply_transform
 
 _ROWS = st.integers(1, MAX_PAGE_ROWS)
