@@ -107,7 +107,9 @@ def _open(
     if not resumed:
         state.take(journal.append("planned", {"plan": plan.as_dict(), "owner": spec.owner, "why": spec.why}))
     here = Holder.here()
-    state.take(journal.append("started", {"host": here.host, "pid": here.pid, "resumed": resumed, "until": until}))
+    started = {"host": here.host, "pid": here.pid, "resumed": resumed, "until": until}
+    # They may be changed between two starts, and the workers know the run from the journal alone.
+    state.take(journal.append("started", started | {"limits": spec.limits.model_dump(mode="json")}))
     return Session(RunContext(plan, spec), state, journal, lease, resumed)
 
 

@@ -27,6 +27,7 @@ from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster, refusal
 from reshelve.model import RunId
 from reshelve.reporter import Reporter
+from reshelve.spec import Limits
 from reshelve.state import RunState, find_run, fold
 from reshelve.throttle import Throttle
 
@@ -46,7 +47,11 @@ def default_name() -> str:
 def load_context(cluster: KafkaCluster, run: str) -> tuple[RunState, RunContext]:
     """The run as its journal has it. Raises UsageError, SpecError."""
     state = find_run(fold(read_journal(cluster)), run)
-    return state, RunContext(state.plan, state.plan.resolve())
+    spec = state.plan.resolve()
+    limits = state.facts.get("started", {}).get("limits")
+    if limits is not None:  # those that it was started with last
+        spec = spec.model_copy(update={"limits": Limits.model_validate(limits)})
+    return state, RunContext(state.plan, spec)
 
 
 def work(role: str, cluster: KafkaCluster, run: str, *, name: str, with_parent: bool, web_port: int | None) -> None:
