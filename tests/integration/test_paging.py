@@ -93,10 +93,10 @@ def read_all(reader: SnapshotReader, rows: int, segments: Sequence[Segment] = (E
     """Everything, page by page; a key that comes twice fails the test."""
     found: dict[str, object] = {}
     for segment in segments:
-        for page in read_segment(reader, segment, rows):
-            assert len(page) <= rows
-            assert not page.keys() & found.keys(), "a key was read twice"
-            found |= {key: orjson.loads(document) for key, document in page.items()}
+        for batch in read_segment(reader, segment, rows):
+            assert len(batch) <= rows
+            assert not batch.keys() & found.keys(), "a key was read twice"
+            found |= {key: orjson.loads(document) for key, document in batch.items()}
     return found
 
 
