@@ -37,9 +37,7 @@ def _behind_an_older_generation(run: FilledRun) -> FilledRun:
     generation.create(run.client, older, f"{older}.write", {})
     generation.swap(run.client, run.context.plan.alias, older, None)
     planned = make_plan(run.context.spec)
-    plan = replace(
-        run.context.plan, previous_index=planned.previous_index, previous_uuid=planned.previous_uuid
-    )
+    plan = replace(run.context.plan, previous_index=planned.previous_index, previous_uuid=planned.previous_uuid)
     assert plan.previous_index == older
     return replace(run, context=RunContext(plan, run.context.spec))
 
@@ -121,9 +119,7 @@ def test_an_index_with_the_name_of_the_alias_keeps_the_gate_closed(run: FilledRu
     assert _closed(run) == "alias where it was"
 
 
-def test_an_alias_moved_while_the_index_is_finished_is_noticed(
-    run: FilledRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_alias_moved_while_the_index_is_finished_is_noticed(run: FilledRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run.drain()
     facts, finish = _facts(run), generation.finish
     move: Callable[..., object] = run.client.indices.put_alias

@@ -186,9 +186,7 @@ def _client(url: str) -> OpenSearch:
     return OpenSearch(url, max_retries=0, timeout=10)
 
 
-def test_a_lost_answer_to_the_swap_is_looked_up(
-    endpoints: Endpoints, opensearch: OpenSearch, namespace: str
-) -> None:
+def test_a_lost_answer_to_the_swap_is_looked_up(endpoints: Endpoints, opensearch: OpenSearch, namespace: str) -> None:
     _create(opensearch, namespace)
     with _swallows_answers(endpoints.opensearch_url, b"POST /_aliases", deliver=True) as url:
         generation.swap(_client(url), f"{namespace}-alias", namespace, None)

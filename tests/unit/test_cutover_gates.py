@@ -11,9 +11,7 @@ from reshelve.receipts import Tiling
 from reshelve.validator.recomputation import Recomputation
 from reshelve.validator.verdict import PartitionVerdict, Validation
 
-_TILING = Tiling(
-    segments=2, open=(), faults=(), rows=10, documents=10, left_out=0, rejected=0, bytes=100, checksum=77
-)
+_TILING = Tiling(segments=2, open=(), faults=(), rows=10, documents=10, left_out=0, rejected=0, bytes=100, checksum=77)
 _CLEAN = Validation("check", "2026-01-02T03:04:05+00:00", 1.0, 10, (PartitionVerdict(0, 10, "4d", 10, True, True, 5),))
 _SAME = Recomputation(10, 77, 10, 77, ())
 _OPEN = GateFacts(

@@ -15,9 +15,7 @@ from reshelve.validator.credentials import credentials
 from reshelve.validator.tasks import CheckResult, CheckTask, Scope, decode
 from reshelve.validator.verdict import PartitionVerdict, Validation
 
-_SCOPE = Scope(
-    expires=1.5, index="cities-1", pit="abc", slices=2, buckets=256, counts=True, checksums=False, samples=3
-)
+_SCOPE = Scope(expires=1.5, index="cities-1", pit="abc", slices=2, buckets=256, counts=True, checksums=False, samples=3)
 _TASK = CheckTask("check", "partition", 3, _SCOPE, "AAAA")
 _RESULT = CheckResult("check", "target", 0, "host/1", 0.5, {"sums": ["AAAA"]})
 

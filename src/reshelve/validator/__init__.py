@@ -1,15 +1,15 @@
 """Validation: the topic against the index by partition, the source against the index by samples.
 
-    tasks          what a check asks and answers, and how that travels in the topic `checks`
-    measure        counts and checksums of one side: a partition of the topic, a slice of the index
-    compare        what a difference is, and of which class (pure)
-    drift          the keys behind a difference, one by one
-    target         the index as a check sees it
-    samples        whole documents, source against index
-    worker         does a task; knows nothing of Faust
-    app            the Faust app that hands tasks to the worker
-    coordinator    sends a check's tasks, collects the results: the verdict
-    channel        how the coordinator sends and receives
-    recomputation  counts and checksums once more, without Faust, for the cut-over's gate
-    verdict        the facts that come out, as they stand in the journal
+tasks          what a check asks and answers, and how that travels in the topic `checks`
+measure        counts and checksums of one side: a partition of the topic, a slice of the index
+compare        what a difference is, and of which class (pure)
+drift          the keys behind a difference, one by one
+target         the index as a check sees it
+samples        whole documents, source against index
+worker         does a task; knows nothing of Faust
+app            the Faust app that hands tasks to the worker
+coordinator    sends a check's tasks, collects the results: the verdict
+channel        how the coordinator sends and receives
+recomputation  counts and checksums once more, without Faust, for the cut-over's gate
+verdict        the facts that come out, as they stand in the journal
 """

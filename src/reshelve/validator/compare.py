@@ -1,10 +1,10 @@
 """What is a difference, and of which class. Pure: no I/O here.
 
-    missing    in the topic (or source), not in the index
-    extra      in the index, not in the topic (or source)
-    stale      the index has an older version; of a sample: the index has what was read, the source moved on
-    foreign    the index has a version that nobody of us wrote
-    different  the versions agree with what was read, the documents do not
+missing    in the topic (or source), not in the index
+extra      in the index, not in the topic (or source)
+stale      the index has an older version; of a sample: the index has what was read, the source moved on
+foreign    the index has a version that nobody of us wrote
+different  the versions agree with what was read, the documents do not
 """
 
 from __future__ import annotations
