@@ -19,11 +19,13 @@ from confluent_kafka.admin import AdminClient
 
 from reshelve.errors import LeaseHeld, Unreachable
 from reshelve.kafka import ADMIN_TIMEOUT_S, KafkaCluster, refusal
+from reshelve.kafka_errors import is_access
 from reshelve.model import JOURNAL_TOPIC
 
 SESSION_MS: Final = 6_000
 _DESCRIBE_S: Final = 5.0
 _CONFIRM_S: Final = 2.0
+_TAKE_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,9 @@ class Lease:
         self._confirmed_at = 0.0
 
     def take(self, report: Callable[[str], None]) -> None:
-        """Raises LeaseHeld when another living process has it. A holder on this machine that is dead is waited
-        off: its session ends within `SESSION_MS`."""
+        """Raises LeaseHeld when another living process has it, AccessRefused, Unreachable.
+
+        A holder on this machine that is dead is waited off: its session ends within `SESSION_MS`."""
         self._wait_for_the_dead(report)
         self._consumer = self._cluster.consumer(
             lease_group(self._reindex),
@@ -117,12 +120,24 @@ class Lease:
         self._consumer.subscribe(
             [JOURNAL_TOPIC], on_assign=self._on_assign, on_revoke=self._on_gone, on_lost=self._on_gone
         )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + _TAKE_S
         while not self._held and time.monotonic() < deadline:
-            self._consumer.poll(0.1)
+            message = self._consumer.poll(0.1)
+            error = None if message is None else message.error()
+            if error is not None and is_access(error):
+                self.release()
+                raise refusal(error, f"cannot take the lease of {self._reindex}", self._cluster.bootstrap)
         if not self._held:
             self.release()
-            raise self._refused(read_holder(self._cluster, self._reindex))
+            holder = read_holder(self._cluster, self._reindex)
+            if holder is None:
+                raise Unreachable(
+                    f"cannot take the lease of {self._reindex}",
+                    where=self._cluster.bootstrap,
+                    why=f"the brokers gave it to nobody within {_TAKE_S:.0f} s",
+                    remedy="see that the brokers run, then run again",
+                )
+            raise self._refused(holder)
 
     def poll(self) -> None:
         """Keep it; to be called every few seconds. Raises LeaseHeld when another process has it.
@@ -175,10 +190,9 @@ class Lease:
     def _on_gone(self, _consumer: Consumer, _partitions: list[TopicPartition]) -> None:
         self._held = False
 
-    def _refused(self, holder: Holder | None) -> LeaseHeld:
-        who = "another process" if holder is None else f"process {holder.pid} on {holder.host}"
+    def _refused(self, holder: Holder) -> LeaseHeld:
         return LeaseHeld(
-            f"{who} drives the reindex {self._reindex}",
+            f"process {holder.pid} on {holder.host} drives the reindex {self._reindex}",
             where=self._cluster.bootstrap,
             why="a reindex has one run at a time",
             remedy=f"wait for it or stop it; see `reshelve status {self._reindex}`",
