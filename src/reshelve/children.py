@@ -44,12 +44,12 @@ class Children:
         self._children: list[_Child] = []
         logs.mkdir(parents=True, exist_ok=True)
 
-    def start(self, role: str, number: int, *arguments: str) -> None:
+    def start(self, role: str, number: int) -> None:
         """Start `number` workers of a role."""
         for n in range(number):
             child = _Child(role, n)
             self._children.append(child)
-            self._spawn(child, *arguments)
+            self._spawn(child)
 
     def tend(self) -> None:
         """Start again what died. Raises the ReshelveError that stopped a worker; to be called often."""
@@ -80,10 +80,6 @@ class Children:
                 )
             child.restart_at = now + _RESTART_S
 
-    def pids(self, role: str) -> list[int]:
-        """The living workers of a role."""
-        return [c.process.pid for c in self._children if c.role == role and c.process is not None]
-
     def stop(self, role: str | None = None) -> None:
         """End the workers of a role, or all: cleanly where they manage within 30 s."""
         ending = [c for c in self._children if role in (None, c.role)]
@@ -105,9 +101,9 @@ class Children:
         """Where a worker's messages go."""
         return self._logs / f"{role}-{number}.log"
 
-    def _spawn(self, child: _Child, *arguments: str) -> None:
+    def _spawn(self, child: _Child) -> None:
         command = [sys.executable, "-m", "reshelve", "worker", child.role, self._run, "--with-parent"]
-        command += ["--name", f"run-{child.number}", *arguments]
+        command += ["--name", f"run-{child.number}"]
         with self.log(child.role, child.number).open("ab") as log, self._answer(child).open("wb") as answer:
             child.process = subprocess.Popen(
                 command,

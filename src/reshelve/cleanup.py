@@ -32,9 +32,7 @@ class Leftovers:
 
 
 def find_leftovers(context: RunContext, state: RunState) -> Leftovers:
-    """Look at what there is. The index that the alias points to is never among it.
-
-    Raises UsageError when it can't be told which generation is searched, ReshelveError."""
+    """Look at what there is. The index that the alias points to is never among it. Raises ReshelveError."""
     plan, client = context.plan, context.opensearch
     searched = generation.alias_targets(client, plan.alias).indexes
     topics = tuple(sorted(context.cluster.topics(context.run.prefix)))

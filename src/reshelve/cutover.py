@@ -243,7 +243,8 @@ def require_open(found: tuple[Gate, ...]) -> None:
 
 def roll_back(context: RunContext, previous_index: str | None, previous_uuid: str | None) -> None:
     """Swap the alias back to the generation before. Instant, but that generation has not seen what was written
-    since. Raises TargetRefused when there is none, or the alias is not on this run's index, Unreachable."""
+    since. An alias that is there already stays. Raises TargetRefused when there is no such generation, or the alias
+    is on neither of the two, Unreachable."""
     plan, client = context.plan, context.opensearch
     what = f"alias {plan.alias} can't be rolled back"
     if previous_index is None:
