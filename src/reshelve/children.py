@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from reshelve.errors import BlockedError, ReshelveError, UsageError
 
+T = TypeVar("T")
 _RESTART_S: Final = 1.0
 _STOP_S: Final = 30.0
 # A worker that is killed this often within the time is not unlucky; one that crashes by itself is broken sooner.
@@ -139,6 +142,23 @@ class Children:
         if child.process is not None and child.process.stdin is not None:
             child.process.stdin.close()
         child.process = None
+
+
+def beside(work: Callable[[], T], watch: Callable[[], object]) -> T:
+    """What `work`, which blocks, returns; meanwhile `watch` is called over and over, and what it raises ends the
+    waiting."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="beside").start()
+    while not future.done():
+        watch()
+    return future.result()
 
 
 def _last_line(log: Path) -> str:

@@ -16,12 +16,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from reshelve.children import Children
+from reshelve.children import Children, beside
 from reshelve.consumers import generation
 from reshelve.consumers.rejects import count_rejects
 from reshelve.context import RunContext
@@ -219,18 +218,7 @@ class Run:
 
     def _beside(self, stage: str, work: Callable[[], T]) -> T:
         """Do something that blocks, while the workers are watched all the same."""
-        future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
-                future.set_exception(error)
-
-        threading.Thread(target=run, daemon=True, name=stage).start()
-        while not future.done():
-            self._tick(stage)
-        return future.result()
+        return beside(work, lambda: self._tick(stage))
 
     def _validate(self, progress: Progress) -> Validation:
         self._children.start("validator", 1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from reshelve.children import Children
+from reshelve.children import Children, beside
 from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_environment, cluster_of
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.errors import BlockedError
@@ -16,6 +17,7 @@ from reshelve.session import attach
 from reshelve.validator.coordinator import validate as run_validation
 
 _LISTED = 50
+_TICK_S = 0.2
 
 
 def validate(
@@ -32,8 +34,16 @@ def validate(
         name = session.context.run
         children = Children(str(name), cluster_environment(cluster), reports / str(name) / "logs", say)
         children.start("validator", 1)
+
+        def watch() -> None:
+            children.tend()  # a validator that can't go on says why
+            time.sleep(_TICK_S)
+
         try:
-            found = run_validation(session.context, read_tiling(session.context), report=say)
+            found = beside(
+                lambda: run_validation(session.context, read_tiling(session.context), report=say),
+                watch,
+            )
         finally:
             children.stop()
         session.record("validated", found.as_dict())
