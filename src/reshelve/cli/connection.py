@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -11,6 +12,8 @@ import typer
 
 from reshelve.errors import UsageError
 from reshelve.kafka import KafkaCluster
+from reshelve.redaction import remember_secret
+from reshelve.spec.secrets import is_secret_setting
 
 CLUSTER_VARIABLE: Final = "RESHELVE_KAFKA"
 """Set by `reshelve run` for its workers: JSON of bootstrap and config."""
@@ -38,6 +41,7 @@ def cluster_of(bootstrap: str | None, config: Path | None) -> KafkaCluster:
     inherited = os.environ.get(CLUSTER_VARIABLE)
     if inherited:
         fields = json.loads(inherited)
+        _remember_secrets(fields["config"])
         return KafkaCluster(fields["bootstrap"], fields["config"])
     if not bootstrap:
         raise UsageError(
@@ -45,7 +49,15 @@ def cluster_of(bootstrap: str | None, config: Path | None) -> KafkaCluster:
             why="neither --kafka nor KAFKA_BOOTSTRAP is given",
             remedy='name the brokers, or run `eval "$(reshelve local env)"` for the local stack',
         )
-    return KafkaCluster(bootstrap, {} if config is None else read_properties(config))
+    settings = {} if config is None else read_properties(config)
+    _remember_secrets(settings)
+    return KafkaCluster(bootstrap, settings)
+
+
+def _remember_secrets(settings: Mapping[str, str]) -> None:
+    for name, value in settings.items():
+        if is_secret_setting(name):
+            remember_secret(value)
 
 
 def cluster_environment(cluster: KafkaCluster) -> dict[str, str]:
