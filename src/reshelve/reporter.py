@@ -73,7 +73,6 @@ class Reporter:
         with self._lock:
             changed, self._waiting = reason != self._waiting, reason
         if changed:
-            _log.warning("%s", reason or "going on")
             print(f"{self.role} {self.worker}: {reason or 'going on'}", file=sys.stderr, flush=True)  # noqa: T201
         self.send(force=changed)
 
