@@ -215,7 +215,7 @@ class PageReader:
                     "queue.buffering.max.messages": 100_000,
                     # Room for the largest document: one that is larger than the queue would wait for ever.
                     "queue.buffering.max.kbytes": max(24 * 1024, self._limits.max_document_bytes // 1024 + 1024),
-                    "batch.size": 500_000,
+                    "batch.size": 200_000,
                     "batch.num.messages": 10_000,
                     "message.max.bytes": self._limits.max_document_bytes + 64 * 1024,
                 }
