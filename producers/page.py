@@ -114,6 +114,8 @@ class PageProducer:
                 size_sum += len(document)
                 if size_sum > MAX_PAGE_BYTES and rows < limit:
                     raise PageTooLarge(rows)
+        if task.end is None and not page.more and self._source.has_null_key():
+            raise self._bad_key(None)  # the end of the last segment: nobody else would see such a row
         page.rows, page.documents, page.size, page.checksum = rows, documents, size_sum, checksum
         page.last = last or b""
         return page

@@ -62,6 +62,12 @@ class SourceQuery:
         parameters: dict[str, Any] = {f"keys{i}": [key[i] for key in keys] for i in range(len(self.key))}
         return self._rows(condition, sql.SQL("")), parameters | {"max_bytes": max_bytes}
 
+    def null_key(self) -> sql.Composed:
+        """Whether a row in scope has a key column that is NULL: no comparison finds such a row. Where the column is
+        NOT NULL, PostgreSQL 17 and later know the answer without looking."""
+        nulls = sql.SQL(" or ").join(sql.SQL("{} is null").format(self._column(k)) for k in self.key)
+        return sql.SQL("select exists (select from {} where {} and ({}))").format(self._from(), self._scope(), nulls)
+
     def everything(self) -> sql.Composed:
         """`select *` of the documents in scope, for counting and explaining."""
         return sql.SQL("select * from {} where {}").format(self._from(), self._scope())

@@ -382,6 +382,19 @@ def test_a_key_that_is_none_is_refused(database: str, copy: Callable[..., Copy],
     assert refused.value.why == words
 
 
+def test_a_null_key_is_noticed_where_every_page_has_bounds(database: str, copy: Callable[..., Copy]) -> None:
+    """No comparison finds such a row, so the end of the last segment looks for it."""
+    execute(
+        database,
+        "create table things (a int not null, b int)",
+        "insert into things select n, n from generate_series(1, 50) n union all select 7, null",
+        "analyze things",
+    )
+    with pytest.raises(SourceRefused) as refused:
+        copy(database, "select * from public.things", ["a", "b"], 3)
+    assert refused.value.why == "a row has a NULL key"
+
+
 # --- partitions
 
 
