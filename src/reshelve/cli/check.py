@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from reshelve.check import check_spec, raise_for
-from reshelve.cli.output import JsonOption, show, show_json
+from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.errors import Problem, ReshelveError, SpecError
 from reshelve.model import facts
-from reshelve.spec import load
+from reshelve.spec import Spec, load
 
 
 def check(
@@ -38,9 +38,23 @@ def check(
     raise typer.Exit(exit_code)
 
 
+def load_checked(file: Path) -> Spec:
+    """The spec, when nothing stands against using it; warnings are said. Raises SpecError, AccessRefused, Unreachable."""
+    spec = load(file)
+    problems = check_spec(spec)
+    raise_for(problems)
+    for problem in problems:
+        say(_line(problem))
+    return spec
+
+
+def _line(problem: Problem) -> str:
+    return f"{problem.level}: {problem.place}: {problem.what}\n    remedy: {problem.remedy}"
+
+
 def describe(problems: Sequence[Problem]) -> list[str]:
     """The problems as lines, and how many there are of which level."""
-    lines = [f"{p.level}: {p.place}: {p.what}\n    remedy: {p.remedy}" for p in problems]
+    lines = [_line(problem) for problem in problems]
     count = {level: sum(p.level == level for p in problems) for level in ("error", "warning")}
     if not count["error"] and not count["warning"]:
         return ["no problems"]

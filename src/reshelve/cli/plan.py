@@ -12,12 +12,11 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from reshelve.check import check_spec, raise_for
+from reshelve.cli.check import load_checked
 from reshelve.cli.output import JsonOption, say, show, show_json, stdout
 from reshelve.errors import UsageError
 from reshelve.plan import Plan, make_plan
 from reshelve.redaction import redact
-from reshelve.spec import load
 
 _SHOWN_SEGMENTS: Final = 8
 
@@ -30,11 +29,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a run of the spec would do, and save it as a plan to approve."""
-    checked = load(spec)
-    problems = check_spec(checked)
-    raise_for(problems)
-    for problem in problems:
-        say(f"{problem.level}: {problem.place}: {problem.what}\n    remedy: {problem.remedy}")
+    checked = load_checked(spec)
     made = make_plan(checked)
     file = out or spec.parent / f"{made.reindex}.plan.json"
     try:

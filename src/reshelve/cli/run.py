@@ -11,14 +11,13 @@ from typing import Annotated
 
 import typer
 
-from reshelve.check import check_spec, raise_for
+from reshelve.cli.check import load_checked
 from reshelve.cli.connection import cluster_environment
 from reshelve.cli.display import make_display, span
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.report import report_facts
 from reshelve.run import Options, Run
 from reshelve.session import open_session
-from reshelve.spec import load
 
 
 class Until(Enum):
@@ -40,11 +39,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Rebuild the index: copy, index, validate, swap the alias, report. Ctrl-C stops cleanly; again resumes."""
-    checked = load(spec)
-    problems = check_spec(checked)
-    raise_for(problems)
-    for problem in problems:
-        say(f"{problem.level}: {problem.place}: {problem.what}\n    remedy: {problem.remedy}")
+    checked = load_checked(spec)
     stop = threading.Event()
     _stop_on_signals(stop)
     session = open_session(checked, anew=new, until=until.value if until else None, stop=stop, report=say)
