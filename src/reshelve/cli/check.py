@@ -39,7 +39,9 @@ def check(
 
 
 def load_checked(file: Path) -> Spec:
-    """The spec, when nothing stands against using it; warnings are said. Raises SpecError, AccessRefused, Unreachable."""
+    """The spec, when nothing stands against using it; warnings are said.
+
+    Raises SpecError, AccessRefused, Unreachable."""
     spec = load(file)
     problems = check_spec(spec)
     raise_for(problems)
