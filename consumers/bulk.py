@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 from opensearchpy import OpenSearch
-from opensearchpy.exceptions import ConnectionError, SerializationError, SSLError, TransportError
+from opensearchpy.exceptions import ConnectionError, SerializationError, TransportError
 
-from reshelve.consumers.opensearch import reason, refusal
+from reshelve.consumers.opensearch import is_tls_refusal, reason, refusal
 from reshelve.consumers.outcome import Outcome, RequestOutcome, item_outcome, reason_of, request_outcome
 from reshelve.errors import AccessRefused, ReshelveError, TargetRefused
 from reshelve.reporter import Backoff
 from reshelve.schemas.reject import Reject
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
-# A document that the server fails on itself (500) this often is rejected: it would stop the run for ever.
+# A document that the server fails on itself (500) more often than this is rejected: it would stop the run for ever.
 _FAILURES_BEFORE_REJECT: Final = 8
 _HEADERS: Final = {"content-type": "application/x-ndjson"}
 _FILTER: Final = "errors,items.*.status,items.*.error"
@@ -92,7 +93,7 @@ class BulkWriter:
         result = BulkResult()
         if all(item.document is None for item in items):
             self._require_alias()  # a bulk of versioned deletes alone would create a missing index
-        self._write(items, body, result, Backoff(), resent=False, failures=0)
+        self._write(items, body, result, Backoff(), resent=False, rounds=0, failures=Counter())
         return result
 
     def _write(
@@ -103,38 +104,46 @@ class BulkWriter:
         backoff: Backoff,
         *,
         resent: bool,
-        failures: int,
+        rounds: int,
+        failures: Counter[Item],
     ) -> None:
+        """`rounds`: answers that left items pending so far; `failures`: 500s of each item."""
         pending = items
         while pending:
             if body is None:
                 body = body_of(pending, resent=resent)
             try:
                 answer = self._send(body)
-            except SSLError as error:
-                raise refusal(error, "cannot write documents", self._where) from None
             except (ConnectionError, SerializationError) as error:
+                if isinstance(error, TransportError) and is_tls_refusal(error):
+                    raise refusal(error, "cannot write documents", self._where) from None
                 # It may have been applied or not: send it again in a form for which both are right.
                 resent, body = True, None
                 self._pause(f"OpenSearch ({self._where}): {_one_line(error)}", backoff)
                 continue
             except TransportError as error:
-                pending, body = self._request_failed(error, pending, result, backoff, resent), None
+                pending, body = self._request_failed(error, pending, result, backoff, resent, failures), None
                 continue
             body = None
             before = len(pending)
             pending, why = self._take_outcomes(pending, answer, result, failures)
             if not pending:
                 return
-            failures += 1
+            rounds += 1
             self._pause(f"OpenSearch ({self._where}): {why}", backoff)
-            if len(pending) == before and before > 1 and failures > 1:
+            if len(pending) == before and before > 1 and rounds > 1:
                 # Nothing at all went through, twice: smaller requests have a better chance.
-                self._halves(pending, result, backoff, resent, failures)
+                self._halves(pending, result, backoff, resent, rounds, failures)
                 return
 
     def _request_failed(
-        self, error: TransportError, items: Sequence[Item], result: BulkResult, backoff: Backoff, resent: bool
+        self,
+        error: TransportError,
+        items: Sequence[Item],
+        result: BulkResult,
+        backoff: Backoff,
+        resent: bool,
+        failures: Counter[Item],
     ) -> Sequence[Item]:
         """What is still pending after the request failed as a whole."""
         why = reason(error)
@@ -149,13 +158,21 @@ class BulkWriter:
         if len(items) == 1:
             result.rejects.append(self._reject(items[0], str(error.status_code), why))
             return ()
-        self._halves(items, result, backoff, resent, 0)
+        self._halves(items, result, backoff, resent, 0, failures)
         return ()
 
-    def _halves(self, items: Sequence[Item], result: BulkResult, backoff: Backoff, resent: bool, failures: int) -> None:
+    def _halves(
+        self,
+        items: Sequence[Item],
+        result: BulkResult,
+        backoff: Backoff,
+        resent: bool,
+        rounds: int,
+        failures: Counter[Item],
+    ) -> None:
         middle = len(items) // 2
         for half in (items[:middle], items[middle:]):
-            self._write(half, None, result, backoff, resent=resent, failures=failures)
+            self._write(half, None, result, backoff, resent=resent, rounds=rounds, failures=failures)
 
     def _send(self, body: bytes) -> Mapping[str, Any]:
         answer: Mapping[str, Any] = self._client.transport.perform_request(
@@ -168,7 +185,7 @@ class BulkWriter:
         return answer
 
     def _take_outcomes(
-        self, items: Sequence[Item], answer: Mapping[str, Any], result: BulkResult, failures: int
+        self, items: Sequence[Item], answer: Mapping[str, Any], result: BulkResult, failures: Counter[Item]
     ) -> tuple[list[Item], str]:
         """Sort the items by outcome; those to be sent again, and why."""
         if not answer["errors"]:
@@ -188,8 +205,10 @@ class BulkWriter:
             (fields,) = entry.values()
             status, error = fields["status"], fields.get("error")
             outcome = item_outcome(status, error)
-            if outcome is Outcome.RETRY and status == 500 and failures >= _FAILURES_BEFORE_REJECT:
-                outcome = Outcome.REJECTED
+            if outcome is Outcome.RETRY and status == 500:
+                failures[item] += 1
+                if failures[item] > _FAILURES_BEFORE_REJECT:
+                    outcome = Outcome.REJECTED
             if outcome is Outcome.INDEXED:
                 result.indexed += 1
             elif outcome is Outcome.SUPERSEDED:

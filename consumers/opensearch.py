@@ -24,6 +24,21 @@ logging.getLogger("opensearch").setLevel(logging.CRITICAL)
 # A node that starts, a shard that is being recovered, a proxy before a cluster that is away, one that is too busy.
 _AWAY = frozenset({429, 502, 503, 504})
 
+# What TLS says of a server that is not who it should be, or speaks no TLS or another one. Everything else, such as
+# an end in the middle of the handshake, is what a node that restarts does.
+_TLS_REFUSALS = (
+    "certificate",
+    "hostname",
+    "unknown ca",
+    "wrong version number",
+    "http request",
+    "record layer failure",
+    "packet length too long",
+    "unsupported protocol",
+    "protocol version",
+    "handshake failure",
+)
+
 
 class Target(Protocol):
     """The part of the spec's target that a connection needs."""
@@ -80,9 +95,14 @@ def reason(error: TransportError) -> str:
     return redact(str(info or error.error))
 
 
+def is_tls_refusal(error: Exception) -> bool:
+    """Whether TLS itself was refused, by us or by the server; a connection that was cut passes by itself."""
+    return isinstance(error, SSLError) and any(words in str(error.error).lower() for words in _TLS_REFUSALS)
+
+
 def refusal(error: TransportError, what: str, where: str) -> ReshelveError:
     """The ReshelveError that a failed request means to an operator."""
-    if isinstance(error, SSLError):
+    if is_tls_refusal(error):
         return AccessRefused(
             what,
             where=where,

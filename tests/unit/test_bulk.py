@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+from opensearchpy import OpenSearch
+from opensearchpy.exceptions import SSLError
+
+from reshelve.consumers.bulk import BulkResult, BulkWriter, Item
+
+GOOD, BAD = (Item(b"%d" % n, 1, b"{}", 0, n) for n in range(2))
+
+
+class Waits:
+    """Waits for nothing."""
+
+    def pause(self, _reason: str, _seconds: float) -> bool:
+        return False
+
+
+def write(items: Sequence[Item], answers: Sequence[dict[str, Any] | Exception]) -> tuple[BulkResult, list[bytes]]:
+    """The result and the bodies sent, when requests are answered so."""
+    left, bodies = list(answers), []
+
+    def perform_request(*_: str, body: bytes, **__: object) -> dict[str, Any]:
+        bodies.append(body)
+        answer = left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    client = cast(OpenSearch, SimpleNamespace(transport=SimpleNamespace(perform_request=perform_request)))
+    return BulkWriter(client, "w", "here", Waits(), "documents").write(items), bodies
+
+
+def answer(*statuses: int) -> dict[str, Any]:
+    return {
+        "errors": any(status >= 400 for status in statuses),
+        "items": [{"index": {"status": s, "error": {"type": "t", "reason": "r"}}} for s in statuses],
+    }
+
+
+def test_a_document_that_the_server_keeps_failing_on_is_rejected() -> None:
+    result, bodies = write([GOOD, BAD], [answer(201, 500), *[answer(500)] * 8])
+    assert (result.indexed, [r.key for r in result.rejects], len(bodies)) == (1, ["1"], 9)
+
+
+def test_a_busy_server_is_no_fault_of_the_document_that_fails_once_after_it() -> None:
+    result, _ = write([GOOD], [*[answer(429)] * 20, answer(500), answer(201)])
+    assert (result.indexed, result.rejects) == (1, [])
+
+
+def test_nor_are_the_failures_of_another_document() -> None:
+    together, good, bad = [answer(429, 500)] * 2, [answer(500), answer(201)], [answer(500)] * 7
+    result, _ = write([GOOD, BAD], [*together, *good, *bad])
+    assert (result.indexed, [r.key for r in result.rejects]) == (1, ["1"])
+
+
+def test_a_request_whose_connection_was_cut_in_tls_is_sent_again_as_ambiguous() -> None:
+    cut = SSLError("N/A", "[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred", Exception())
+    result, bodies = write([GOOD], [cut, answer(201)])
+    assert result.indexed == 1
+    assert [b"external_gte" in body for body in bodies] == [False, True]
