@@ -122,9 +122,7 @@ def _page_reader(context: RunContext, _state: RunState, name: str, reporter: Rep
 
 
 def _indexer(context: RunContext, state: RunState, name: str, reporter: Reporter) -> Indexer:
-    from opensearchpy.exceptions import TransportError
-
-    from reshelve.consumers.alias import index_uuid
+    from reshelve.consumers import generation
     from reshelve.consumers.bulk import BulkWriter
     from reshelve.consumers.indexer import Indexer
     from reshelve.consumers.opensearch import connect
@@ -136,11 +134,9 @@ def _indexer(context: RunContext, state: RunState, name: str, reporter: Reporter
     def check_generation() -> None:
         """The index must be the very one that the run made, not one of the same name."""
         try:
-            found = index_uuid(client, context.plan.index)
-        except TransportError as error:
-            if error.status_code != 404:
-                return  # not known now; whether requests go through is seen by their answers
-            found = ""
+            found = generation.uuid(client, context.plan.index)
+        except ReshelveError:
+            return  # not known now; whether requests go through is seen by their answers
         if found != state.index_uuid:
             raise TargetRefused(
                 f"index {context.plan.index} is not the one that the run made",
