@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,10 @@ from confluent_kafka import KafkaException
 from reshelve.consumers import generation
 from reshelve.context import RunContext
 from reshelve.errors import UsageError
+from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster, kafka_error, refusal
-from reshelve.state import RunState
+from reshelve.model import RunId
+from reshelve.state import RunState, fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +23,14 @@ class Leftovers:
 
     index, uuid  the generation that nobody searches: the previous one after a cut-over, this run's otherwise;
                  empty when there is none
+    kept         why there is none, where there would be one
     """
 
     topics: tuple[str, ...]
     groups: tuple[str, ...]
     index: str
     uuid: str
+    kept: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return {"topics": list(self.topics), "groups": list(self.groups), "index": self.index or None}
@@ -37,14 +42,26 @@ def find_leftovers(context: RunContext, state: RunState) -> Leftovers:
     searched = generation.alias_targets(client, plan.alias).indexes
     topics = tuple(sorted(context.cluster.topics(context.run.prefix)))
     groups = tuple(sorted(_groups(context.cluster, context.run.prefix)))
-    swapped = "cutover" in state.facts or "cutover_began" in state.facts
     candidates = [(plan.index, state.index_uuid)]
-    if swapped and plan.previous_index and plan.previous_uuid:
+    if state.swapped and plan.previous_index and plan.previous_uuid:
         candidates.append((plan.previous_index, plan.previous_uuid))
     for index, uuid in candidates:
         if index not in searched and generation.uuid(client, index) == uuid and uuid:
+            newer = rollback_target_of(uuid, context.run, fold(read_journal(context.cluster)).values())
+            if newer is not None:
+                kept = f"index {index} is kept: run {newer} rolls back to it, and `reshelve clean {newer}` removes it"
+                return Leftovers(topics, groups, "", "", kept)
             return Leftovers(topics, groups, index, uuid)
     return Leftovers(topics, groups, "", "")
+
+
+def rollback_target_of(uuid: str, run: RunId, states: Iterable[RunState]) -> RunId | None:
+    """The other run that took the alias over from the index of that UUID, and is not cleaned up. Pure."""
+    for state in states:
+        plan = state.facts.get("planned", {}).get("plan", {})
+        if state.run != run and state.swapped and not state.cleaned and plan.get("previous_uuid") == uuid:
+            return state.run
+    return None
 
 
 def remove(context: RunContext, leftovers: Leftovers) -> None:

@@ -52,6 +52,11 @@ class RunState:
         return self.state in ENDED
 
     @property
+    def swapped(self) -> bool:
+        """Whether the alias was swapped, or may have been."""
+        return "cutover" in self.facts or "cutover_began" in self.facts
+
+    @property
     def plan(self) -> Plan:
         """Raises UsageError when the journal holds none."""
         if "planned" not in self.facts:

@@ -30,6 +30,8 @@ def clean(
             f"index: {leftovers.index or 'none'}"
             + (" (no rollback after that)" if leftovers.index == session.context.plan.previous_index else "")
         )
+        if leftovers.kept:
+            say(leftovers.kept)
         if not state.ended:
             say(f"run {state.run} is not at its end ({state.state}): it can't be gone on with after that")
         if not yes and not _confirmed():
