@@ -28,6 +28,7 @@ from reshelve.consumers.bulk import MAX_BODY_BYTES, BulkResult, BulkWriter, Item
 from reshelve.consumers.rejects import RejectWriter
 from reshelve.errors import BlockedError
 from reshelve.kafka import KafkaCluster, header_items, is_transient, kafka_error, refusal
+from reshelve.kafka_errors import place_lost
 from reshelve.model import RunId
 from reshelve.reporter import Backoff, Reporter
 from reshelve.schemas.codec import CodecError
@@ -80,7 +81,7 @@ class Indexer:
         self._partitions, self._in_flight, self._max_rejects = partitions, in_flight, max_rejects
         self._throttle, self._check_generation, self._reporter = throttle, check_generation, reporter
         self._topic = run.topic("documents")
-        self._rejects = RejectWriter(cluster, run, max_document_bytes)
+        self._rejects = RejectWriter(cluster, run, max_document_bytes, reporter)
         self._rejected = 0
         self._reader = EnvelopeReader()
         self._under_way: deque[tuple[_Batch, Future[BulkResult]]] = deque()
@@ -186,12 +187,7 @@ class Indexer:
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            raise BlockedError(
-                f"records of {self._topic} are gone before they were indexed",
-                where=self._cluster.bootstrap,
-                why=error.str(),
-                remedy="the topic's retention or somebody removed them: start a new run",
-            )
+            raise place_lost(error, self._run.group("indexer"), self._topic, self._cluster.bootstrap)
         if is_transient(error) or error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._MAX_POLL_EXCEEDED):
             self._reporter.pause(f"Kafka: {error.str()}", self._backoff.next_s())
             return

@@ -6,27 +6,38 @@ from collections.abc import Iterable, Iterator
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from reshelve.consumers.bulk import Stopped
 from reshelve.kafka import KafkaCluster, header_items, refusal
 from reshelve.model import RunId
+from reshelve.reporter import Reporter
 from reshelve.schemas.reject import Reject
 
 
 class RejectWriter:
     """Writes rejects durably: when `write` returns, the brokers have them."""
 
-    def __init__(self, cluster: KafkaCluster, run: RunId, max_document_bytes: int) -> None:
+    def __init__(self, cluster: KafkaCluster, run: RunId, max_document_bytes: int, reporter: Reporter) -> None:
         self._topic, self._where = run.topic("rejects"), cluster.bootstrap
-        self._producer: Producer = cluster.producer({"message.max.bytes": max_document_bytes + 64 * 1024})
+        self._reporter = reporter
+        # No timeout of its own: while the brokers are away, whoever is told why decides how long to wait.
+        self._producer: Producer = cluster.producer(
+            {"message.max.bytes": max_document_bytes + 64 * 1024, "message.timeout.ms": 0}
+        )
         self._errors: list[KafkaError] = []
 
     def write(self, rejects: Iterable[Reject]) -> None:
-        """Raises ReshelveError when the brokers refuse one."""
+        """Waits while the brokers are away. Raises ReshelveError when they refuse one, Stopped."""
         for reject in rejects:
             self._producer.produce(
                 self._topic, reject.document, reject.key.encode(), headers=reject.headers(), on_delivery=self._delivered
             )
-        while self._producer.flush(1.0):
-            pass  # the brokers are away: delivery is retried until message.timeout.ms
+        waited = False
+        while left := self._producer.flush(1.0):
+            waited = True
+            if self._reporter.pause(f"Kafka ({self._where}): {left} rejects are not acknowledged", 0):
+                raise Stopped
+        if waited:
+            self._reporter.waiting("")
         if self._errors:
             error = self._errors.pop()
             self._errors.clear()

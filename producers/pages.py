@@ -26,7 +26,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from reshelve.errors import AccessRefused, BlockedError, ReshelveError
 from reshelve.kafka import FENCED, KafkaCluster, is_transient, kafka_error, refusal
-from reshelve.kafka_errors import bounded
+from reshelve.kafka_errors import bounded, place_lost
 from reshelve.model import PageTask, Receipt, RunId, split_key
 from reshelve.producers.page import (
     FIRST_PAGE_ROWS,
@@ -123,12 +123,7 @@ class PageReader:
         error = message.error()
         assert error is not None
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            raise BlockedError(
-                f"the offsets of group {self._run.group('pages')} are lost",
-                where=self._cluster.bootstrap,
-                why=error.str(),
-                remedy="start a new run: where this one was can't be told any more",
-            )
+            raise place_lost(error, self._run.group("pages"), self._pages, self._cluster.bootstrap)
         if is_transient(error) or error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._MAX_POLL_EXCEEDED):
             self._reporter.pause(f"Kafka: {error.str()}", self._backoff.next_s())
             return

@@ -109,6 +109,24 @@ def refusal(error: KafkaException | KafkaError, what: str, where: str) -> Reshel
     return BlockedError(what, where=where, why=f"{inner.name()}: {inner.str()}", remedy="see the broker's log")
 
 
+def place_lost(error: KafkaError, group: str, topic: str, where: str) -> BlockedError:
+    """What _AUTO_OFFSET_RESET means: the group has no offset any more, or the topic has none of its records there."""
+    if "No offset stored" in error.str():
+        return BlockedError(
+            f"the offsets of group {group} are lost",
+            where=where,
+            why=f"{error.str()}; brokers forget them when no worker has run for offsets.retention.minutes"
+            " (by default 7 days), or somebody deleted them",
+            remedy="start a new run with --new: where this one was can't be told any more",
+        )
+    return BlockedError(
+        f"records of {topic} are gone before they were read",
+        where=where,
+        why=error.str(),
+        remedy="the topic's retention or somebody removed them: start a new run with --new",
+    )
+
+
 def bounded(call: Callable[[], T], timeout: float) -> T:
     """What a transactional call returns, that has promised to take `timeout` seconds at most.
 
