@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
@@ -11,16 +12,18 @@ from reshelve.kafka import is_transient, refusal
 from reshelve.schemas.codec import CodecError
 from reshelve.validator.tasks import CheckResult, CheckTask, decode
 
+_SAY_S: Final = 5.0
+
 
 class CheckChannel:
     """Tasks are sent, results are received from where the topic ended when this was made."""
 
-    def __init__(self, context: RunContext) -> None:
+    def __init__(self, context: RunContext, report: Callable[[str], None]) -> None:
         self._topic, self._partitions = context.run.topic("checks"), context.partitions
-        self._where = context.cluster.bootstrap
+        self._where, self._report = context.cluster.bootstrap, report
         ends = context.cluster.stable_ends(self._topic, self._partitions)
         # gzip: the client of Faust reads it without further libraries.
-        self._producer: Producer = context.cluster.producer({"compression.type": "gzip"})
+        self._producer: Producer = context.cluster.producer({"compression.type": "gzip", "message.timeout.ms": 60_000})
         self._consumer: Consumer = context.cluster.consumer(context.run.group("coordinator"))
         self._consumer.assign([TopicPartition(self._topic, p, offset) for p, offset in ends.items()])
         self._errors: list[KafkaError] = []
@@ -32,7 +35,8 @@ class CheckChannel:
         self._consumer.close()
 
     def send(self, tasks: Iterable[CheckTask]) -> None:
-        """Returns when the brokers have the tasks. Raises ReshelveError when they refuse one."""
+        """Returns when the brokers have the tasks. Raises Unreachable when they don't take them within a minute,
+        ReshelveError when they refuse one."""
         for task in tasks:
             self._producer.produce(
                 self._topic,
@@ -41,7 +45,8 @@ class CheckChannel:
                 partition=task.number % self._partitions,
                 on_delivery=lambda error, _: self._errors.append(error) if error else None,
             )
-        self._producer.flush()
+        while left := self._producer.flush(_SAY_S):
+            self._report(f"Kafka ({self._where}): {left} tasks of the check are not acknowledged")
         if self._errors:
             raise refusal(self._errors[0], "cannot send the tasks of the check", self._where)
 

@@ -111,7 +111,7 @@ class _Check:
         waiting = {n: CheckTask(self.name, kind, n, scope, text) for n, text in enumerate(targets)}
         done: dict[int, CheckResult] = {}
         touch, tell, resend = _Timer(_TOUCH_S, 1), _Timer(_QUIET_S, 2), _Timer(_RESEND_S, 2)
-        with CheckChannel(self.context) as channel:
+        with CheckChannel(self.context, self.report) as channel:
             channel.send(waiting.values())
             while waiting:
                 result = channel.receive(1.0)
