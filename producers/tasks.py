@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from confluent_kafka import KafkaException
 
+from reshelve.errors import Unreachable
 from reshelve.kafka import KafkaCluster, refusal
+from reshelve.kafka_errors import bounded
 from reshelve.model import PageTask, RunId, Segment
 from reshelve.schemas.codec import encode_page_task
 
-_TIMEOUT_S = 10.0
+_TIMEOUT_S: Final = 10.0
+_RETRY_S: Final = 1.0
 
 
-def seed_pages(cluster: KafkaCluster, run: RunId, segments: Sequence[Segment], partitions: int) -> None:
+def seed_pages(
+    cluster: KafkaCluster,
+    run: RunId,
+    segments: Sequence[Segment],
+    partitions: int,
+    waiting: Callable[[str], None] = lambda why: None,
+) -> None:
     """Write the first task of every segment, once: a topic that holds tasks already is left as it is.
 
     All tasks go into one transaction, so a topic holds all of them or none. Segment n goes to partition
-    n mod `partitions`, where its successors stay. Raises ReshelveError."""
+    n mod `partitions`, where its successors stay. While the brokers are away `waiting` is told why; it ends the
+    wait by raising. Raises ReshelveError."""
+    while True:
+        try:
+            _seed(cluster, run, segments, partitions)
+            return
+        except Unreachable as error:  # whether the tasks are there now is what the next attempt looks at first
+            waiting(str(error))
+            time.sleep(_RETRY_S)
+
+
+def _seed(cluster: KafkaCluster, run: RunId, segments: Sequence[Segment], partitions: int) -> None:
     topic = run.topic("pages")
     producer = cluster.producer({"transactional.id": run.prefix + "seed", "transaction.timeout.ms": 10_000})
     try:
-        producer.init_transactions(_TIMEOUT_S)  # also ends what a dead predecessor left open
+        bounded(
+            lambda: producer.init_transactions(_TIMEOUT_S), _TIMEOUT_S
+        )  # also ends what a dead predecessor left open
         # A record, not an offset: the markers of an aborted transaction occupy offsets too.
         if any(True for _ in cluster.read(topic, range(partitions))):
             return
@@ -31,6 +55,6 @@ def seed_pages(cluster: KafkaCluster, run: RunId, segments: Sequence[Segment], p
             producer.produce(
                 topic, encode_page_task(task), key=str(segment.number), partition=segment.number % partitions
             )
-        producer.commit_transaction(_TIMEOUT_S)
+        bounded(lambda: producer.commit_transaction(_TIMEOUT_S), _TIMEOUT_S)
     except KafkaException as error:
         raise refusal(error, f"cannot write the page tasks to {topic}", cluster.bootstrap) from None

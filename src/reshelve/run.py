@@ -163,7 +163,7 @@ class Run:
             context.cluster.start_group(run.group("indexer"), run.topic("documents"), context.partitions)
             uuid = generation.create(context.opensearch, plan.index, plan.write_alias, plan.definition)
             self._record("created", {"index": plan.index, "uuid": uuid, "topics": [t.name for t in plan.topics]})
-        seed_pages(context.cluster, run, plan.segments, context.partitions)
+        seed_pages(context.cluster, run, plan.segments, context.partitions, self._say_and_go_on)
 
     def _require_created(self) -> None:
         """A run that goes on must find what it made: made again, it would lack what was in it."""
@@ -264,9 +264,9 @@ class Run:
                 self._wait("cutover", _CUTOVER_RETRY_S)
 
     def _say_and_go_on(self, text: str) -> None:
-        """Waiting for copies takes long: a stop that is asked for meanwhile ends it before the swap."""
+        """For what may wait long, such as for copies before the swap: a stop that is asked for meanwhile ends it."""
         self._observer.say(text)
-        self._go_on("cutover")
+        self._go_on(self._stage)
 
     def _wait(self, stage: str, seconds: float) -> None:
         """Let time pass, and watch all the same."""
