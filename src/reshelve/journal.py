@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -96,19 +96,18 @@ def chain_faults(events: Iterable[Event]) -> list[str]:
     return faults
 
 
-def read_journal(cluster: KafkaCluster, *, reindex: str | None = None, run: RunId | None = None) -> list[Event]:
-    """The entries of one run, of one reindex or of all, in order. Empty when there is no journal yet.
+def read_journal(cluster: KafkaCluster, *, reindex: str | None = None, run: RunId | None = None) -> Iterator[Event]:
+    """The entries of one run, of one reindex or of all, in order, as they are read. None when there is no journal yet.
 
     Raises ReshelveError when Kafka does not answer, BlockedError when an entry can't be read."""
     if JOURNAL_TOPIC not in cluster.topics(JOURNAL_TOPIC):
-        return []
-    events: list[Event] = []
+        return
     for message in cluster.read(JOURNAL_TOPIC, [0]):
         key = (message.key() or b"").decode(errors="replace")
         if (run is not None and key != str(run)) or (reindex is not None and key.rpartition(".")[0] != reindex):
             continue
         try:
-            events.append(Event.decode(message.value() or b""))
+            event = Event.decode(message.value() or b"")
         except CodecError as error:
             raise BlockedError(
                 f"entry {message.offset()} of the journal can't be read",
@@ -116,7 +115,7 @@ def read_journal(cluster: KafkaCluster, *, reindex: str | None = None, run: RunI
                 why=str(error),
                 remedy="something else wrote to the journal, or a newer release did: use that release",
             ) from None
-    return events
+        yield event
 
 
 class JournalWriter:
@@ -188,7 +187,7 @@ class JournalWriter:
             )
             bounded(lambda: producer.init_transactions(_TIMEOUT_S), _TIMEOUT_S)
             # Only now: nobody who was writer before can append any more.
-            events = read_journal(self._cluster, run=self._run)
+            events = list(read_journal(self._cluster, run=self._run))
             if self._last is not None:
                 added = {event.hash for event in events if event.sequence > self._last.sequence}
                 if added - ({pending.hash} if pending is not None else set()):
