@@ -275,6 +275,8 @@ class KafkaCluster:
             "auto.offset.reset": "earliest",
             # By default 100,000 records wait in memory, at some 500 bytes each besides their own.
             "queued.min.messages": 10000,
+            "queued.max.messages.kbytes": 4096,
+            "fetch.message.max.bytes": 512 * 1024,
         }
         consumer = self.consumer(group, settings)
         try:

@@ -16,7 +16,7 @@ from reshelve.model import MAX_ID_BYTES
 from reshelve.validator.compare import Reading, digest_value, parse
 
 KEEP_ALIVE: Final = "15m"
-_PAGE: Final = 10_000  # hits of one search: `index.max_result_window` as it is by default
+_PAGE: Final = 5_000  # hits of one search: twice as many are no faster, and their JSON takes 10 MB more
 _SCANNED: Final = "timed_out,_shards.failed,hits.hits._id,hits.hits._version,hits.hits.sort"
 _BUSY: Final = (429, 502, 503, 504)
 _WHAT: Final = "cannot read the index"
