@@ -18,8 +18,6 @@ from reshelve.errors import BlockedError, ReshelveError, UsageError
 
 T = TypeVar("T")
 _RESTART_S: Final = 1.0
-# glibc gives each thread an arena of its own and seldom returns one: a validator took 180 MiB, with one arena 120.
-_ALLOCATOR: Final = {"MALLOC_ARENA_MAX": "1"}
 _STOP_S: Final = 30.0
 # A worker that is killed this often within the time is not unlucky; one that crashes by itself is broken sooner.
 _KILLS, _CRASHES, _DEATHS_WITHIN_S = 20, 3, 300.0
@@ -115,7 +113,7 @@ class Children:
                 stdin=subprocess.PIPE,
                 stdout=answer,
                 stderr=log,
-                env=_ALLOCATOR | os.environ | self._environ,
+                env=os.environ | self._environ,
                 start_new_session=True,  # Ctrl-C is for the parent, which ends its workers in order
             )
 
