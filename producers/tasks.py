@@ -8,8 +8,8 @@ from typing import Final
 
 from confluent_kafka import KafkaException
 
-from reshelve.errors import Unreachable
-from reshelve.kafka import KafkaCluster, refusal
+from reshelve.errors import AccessRefused, Unreachable
+from reshelve.kafka import FENCED, KafkaCluster, kafka_error, refusal
 from reshelve.kafka_errors import bounded
 from reshelve.model import PageTask, RunId, Segment
 from reshelve.schemas.codec import encode_page_task
@@ -34,27 +34,28 @@ def seed_pages(
         try:
             _seed(cluster, run, segments, partitions)
             return
-        except Unreachable as error:  # whether the tasks are there now is what the next attempt looks at first
-            waiting(str(error))
-            time.sleep(_RETRY_S)
+        except KafkaException as error:
+            inner = kafka_error(error)
+            refused = refusal(error, f"cannot write the page tasks to {run.topic('pages')}", cluster.bootstrap)
+            # Brokers that were away for longer than the transaction's timeout have fenced or aborted it.
+            outlived = inner.code() in FENCED or inner.txn_requires_abort()
+            if isinstance(refused, AccessRefused) or not (isinstance(refused, Unreachable) or outlived):
+                raise refused from None
+        except Unreachable as error:
+            refused = error
+        waiting(str(refused))
+        time.sleep(_RETRY_S)  # whether the tasks are there by now is what the next attempt looks at first
 
 
 def _seed(cluster: KafkaCluster, run: RunId, segments: Sequence[Segment], partitions: int) -> None:
     topic = run.topic("pages")
     producer = cluster.producer({"transactional.id": run.prefix + "seed", "transaction.timeout.ms": 10_000})
-    try:
-        bounded(
-            lambda: producer.init_transactions(_TIMEOUT_S), _TIMEOUT_S
-        )  # also ends what a dead predecessor left open
-        # A record, not an offset: the markers of an aborted transaction occupy offsets too.
-        if any(True for _ in cluster.read(topic, range(partitions))):
-            return
-        producer.begin_transaction()
-        for segment in segments:
-            task = PageTask(segment.number, segment.low, segment.high)
-            producer.produce(
-                topic, encode_page_task(task), key=str(segment.number), partition=segment.number % partitions
-            )
-        bounded(lambda: producer.commit_transaction(_TIMEOUT_S), _TIMEOUT_S)
-    except KafkaException as error:
-        raise refusal(error, f"cannot write the page tasks to {topic}", cluster.bootstrap) from None
+    bounded(lambda: producer.init_transactions(_TIMEOUT_S), _TIMEOUT_S)  # also ends what a dead predecessor left open
+    # A record, not an offset: the markers of an aborted transaction occupy offsets too.
+    if any(True for _ in cluster.read(topic, range(partitions))):
+        return
+    producer.begin_transaction()
+    for segment in segments:
+        task = PageTask(segment.number, segment.low, segment.high)
+        producer.produce(topic, encode_page_task(task), key=str(segment.number), partition=segment.number % partitions)
+    bounded(lambda: producer.commit_transaction(_TIMEOUT_S), _TIMEOUT_S)
