@@ -56,10 +56,11 @@ def find_leftovers(context: RunContext, state: RunState) -> Leftovers:
 
 
 def rollback_target_of(uuid: str, run: RunId, states: Iterable[RunState]) -> RunId | None:
-    """The other run that took the alias over from the index of that UUID, and is not cleaned up. Pure."""
+    """The other run that took the alias over from the index of that UUID, and may still give it back. Pure."""
     for state in states:
         plan = state.facts.get("planned", {}).get("plan", {})
-        if state.run != run and state.swapped and not state.cleaned and plan.get("previous_uuid") == uuid:
+        may_roll_back = state.swapped and not state.rolled_back and not state.cleaned
+        if state.run != run and may_roll_back and plan.get("previous_uuid") == uuid:
             return state.run
     return None
 
