@@ -137,6 +137,7 @@ class Run:
         if self._options.until == "copied":
             self._stop_here("copied")
             return
+        self._children.start("validator", 1)  # it takes seconds to join its group: meanwhile the rest is indexed
         self._enter("index")
         progress = self._until("index", lambda now: now.tiling.complete and now.drained)
         self._record("drained", progress.as_dict())
@@ -221,7 +222,6 @@ class Run:
         return beside(work, lambda: self._tick(stage))
 
     def _validate(self, progress: Progress) -> Validation:
-        self._children.start("validator", 1)
         validation = self._beside(
             "validate", lambda: validate(self._context, progress.tiling, report=self._observer.say)
         )
