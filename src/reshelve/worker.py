@@ -61,6 +61,8 @@ def work(role: str, cluster: KafkaCluster, run: str, *, name: str, with_parent: 
     _share_one_arena()
     state, context = load_context(cluster, run)
     if role == "validator":
+        if with_parent:  # standard error is a log file then
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
         from reshelve.validator.app import run_validator
 
         run_validator(context, web_port=web_port, stop_when_parent_dies=with_parent, on_ready=_say_where)

@@ -62,7 +62,7 @@ def test_wheel_and_sdist_hold_the_same_package(source: Path, tmp_path: Path) -> 
     wheel = build("wheel", source, tmp_path / "wheel")
     sdist = build("sdist", source, tmp_path / "sdist")
     with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
+        archive.extractall(tmp_path / "unpacked")
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     rebuilt = build("wheel", unpacked, tmp_path / "rebuilt")
     names = names_in(wheel)

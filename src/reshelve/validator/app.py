@@ -29,20 +29,23 @@ from typing import Any, Final, cast
 
 import faust
 from aiokafka.errors import KafkaError
+from confluent_kafka import KafkaException
 from faust import web
 from faust.exceptions import FaustError
 from faust.types import StreamT
 
 from reshelve.context import RunContext
-from reshelve.errors import Interrupted, Unreachable
+from reshelve.errors import Interrupted, ReshelveError, Unreachable
 from reshelve.schemas.codec import CodecError
 from reshelve.validator.credentials import credentials
+from reshelve.validator.stall import StallWatch
 from reshelve.validator.tasks import CheckResult, CheckTask, decode
 from reshelve.validator.worker import CheckWorker
 
 SESSION_TIMEOUT_S: Final = 10.0
 _TABLE: Final = "results"
 _RESTART_S: Final = 2.0
+_WATCH_S: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -89,6 +92,7 @@ class _Validator:
     ) -> None:
         self.stop = stop
         self.ended = threading.Event()
+        self.busy = False
         self._context = context
         self._port, self._bind = web_port or _free_port(web_bind), web_bind
         self._web = web_port is not None
@@ -155,7 +159,11 @@ class _Validator:
     async def _do(self, task: CheckTask, partition: int) -> None:
         result = self._known(task)
         if result is None:
-            result = await asyncio.to_thread(self._worker.perform, task)
+            self.busy = True
+            try:
+                result = await asyncio.to_thread(self._worker.perform, task)
+            finally:
+                self.busy = False
         sent = await self._topic.send(key=task.key, value=result.encode(), partition=partition)
         await sent
         self._results[task.key.decode()] = asdict(result)
@@ -177,6 +185,22 @@ class _Validator:
         """Of the results; None when they are not served."""
         return f"http://{self._bind}:{self._port}/checks/" if self._web else None
 
+    def held(self) -> set[int]:
+        """The partitions of `checks` that are assigned to this app."""
+        consumer, topic = self.app.consumer, self._context.run.topic("checks")
+        return {place.partition for place in consumer.assignment() if place.topic == topic}
+
+    def undone(self, held: set[int]) -> dict[int, int]:
+        """The committed offsets of those partitions (of all, when none is held) that are not read to their end.
+
+        Raises ReshelveError, KafkaException."""
+        run, cluster, partitions = self._context.run, self._context.cluster, self._context.partitions
+        topic = run.topic("checks")
+        ends = cluster.stable_ends(topic, partitions)
+        committed = cluster.committed(run.group("validator"), topic, partitions)
+        places = {p: committed[p] or 0 for p in held or range(partitions)}
+        return {p: offset for p, offset in places.items() if offset < ends[p]}
+
     def _go_on(self) -> None:
         if self.stop.is_set() or self.ended.is_set():
             raise Interrupted("the validator was stopped")
@@ -188,31 +212,33 @@ class _Validator:
 async def _serve(validator: _Validator, stop_when_parent_dies: bool, on_ready: Callable[[str | None], None]) -> None:
     """Run the app until a signal or its crash. Faust's own worker is not used: it takes over signals, logging,
     stdout and the event loop."""
-    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    loop, ending = asyncio.get_running_loop(), asyncio.Event()
 
     def stop() -> None:
         validator.stop.set()
-        stopped.set()
+        ending.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    watch = asyncio.create_task(_watch_parent(stop)) if stop_when_parent_dies else None
+    watches = [asyncio.create_task(_watch_progress(validator, ending))]
+    if stop_when_parent_dies:
+        watches.append(asyncio.create_task(_watch_parent(stop)))
     app = validator.app
     try:
         app.finalize()
         starting = asyncio.create_task(app.start())
-        await asyncio.wait([starting, asyncio.create_task(stopped.wait())], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([starting, asyncio.create_task(ending.wait())], return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             await starting
             on_ready(validator.url)
-            await app.wait(stopped.wait())
+            await app.wait(ending.wait())
         if app.crash_reason is not None:
             _log.warning("Faust failed: %r", app.crash_reason)
     except (OSError, KafkaError, FaustError) as error:
         _log.warning("Faust failed: %r", error)
     finally:
         validator.ended.set()
-        if watch is not None:
+        for watch in watches:
             watch.cancel()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(app.stop(), 15)
@@ -224,6 +250,23 @@ def _free_port(host: str) -> int:
     with socket.socket() as free:
         free.bind((host, 0))
         return int(free.getsockname()[1])
+
+
+async def _watch_progress(validator: _Validator, ending: asyncio.Event) -> None:
+    """End an app that stands still, so that another takes its place."""
+    watch = StallWatch(time.monotonic())
+    while True:
+        await asyncio.sleep(_WATCH_S)
+        try:
+            held = validator.held()
+            undone = await asyncio.to_thread(validator.undone, held)
+        except (ReshelveError, KafkaException, AttributeError) as error:  # no consumer yet, or no broker
+            _log.info("the validator's progress can't be seen now: %s", error)
+            undone, held = {}, set()
+        if watch.stalled(undone, busy=validator.busy, holds=bool(held), now=time.monotonic()):
+            _log.warning("Faust stands still at offsets %s of its tasks: starting it again", undone)
+            ending.set()
+            return
 
 
 async def _watch_parent(stop: Callable[[], None]) -> None:
