@@ -45,10 +45,9 @@ class Children:
     def __init__(self, run: str, environ: Mapping[str, str], logs: Path, on_death: Callable[[str], None]) -> None:
         self._run, self._environ, self._logs, self._on_death = run, dict(environ), logs, on_death
         self._children: list[_Child] = []
-        logs.mkdir(parents=True, exist_ok=True)
 
     def start(self, role: str, number: int) -> None:
-        """Start `number` workers of a role."""
+        """Start `number` workers of a role. Raises BlockedError."""
         for n in range(number):
             child = _Child(role, n)
             self._children.append(child)
@@ -107,15 +106,24 @@ class Children:
     def _spawn(self, child: _Child) -> None:
         command = [sys.executable, "-m", "reshelve", "worker", child.role, self._run, "--with-parent"]
         command += ["--name", f"run-{child.number}"]
-        with self.log(child.role, child.number).open("ab") as log, self._answer(child).open("wb") as answer:
-            child.process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=answer,
-                stderr=log,
-                env=os.environ | self._environ,
-                start_new_session=True,  # Ctrl-C is for the parent, which ends its workers in order
-            )
+        try:
+            self._logs.mkdir(parents=True, exist_ok=True)
+            with self.log(child.role, child.number).open("ab") as log, self._answer(child).open("wb") as answer:
+                child.process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=answer,
+                    stderr=log,
+                    env=os.environ | self._environ,
+                    start_new_session=True,  # Ctrl-C is for the parent, which ends its workers in order
+                )
+        except OSError as error:
+            raise BlockedError(
+                f"cannot start a {child.role} worker",
+                where=str(self._logs),
+                why=str(error),
+                remedy="give the logs a disk with room and the right to write (--reports), then run again",
+            ) from error
 
     def _answer(self, child: _Child) -> Path:
         return self._logs / f"{child.role}-{child.number}.out"

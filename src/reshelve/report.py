@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,16 @@ def write_report(plan: Plan, state: RunState, folder: Path) -> tuple[Path, Path]
         partial.write_text(text, encoding="utf-8")
         partial.replace(file)
     return markdown, data
+
+
+def save_report(plan: Plan, state: RunState, folder: Path, say: Callable[[str], None]) -> None:
+    """Write the report and say where it is. A disk that is full undoes nothing of the run: then that is said."""
+    try:
+        markdown, _ = write_report(plan, state, folder)
+    except OSError as error:
+        say(f"the report can't be written to {folder}: {error.strerror}; everything in it is in the journal")
+    else:
+        say(f"report: {markdown}")
 
 
 def render(found: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ from reshelve.lease import Lease
 from reshelve.model import facts
 from reshelve.producers.tasks import seed_pages
 from reshelve.progress import Progress, ProgressReader, topics_gone
-from reshelve.report import write_report
+from reshelve.report import save_report
 from reshelve.state import RunState
 from reshelve.validator.coordinator import validate
 from reshelve.validator.verdict import Validation
@@ -285,8 +285,7 @@ class Run:
         self._report()
 
     def _report(self) -> None:
-        files = write_report(self._context.plan, self._state, self._folder)
-        self._observer.say(f"report: {files[0]}")
+        save_report(self._context.plan, self._state, self._folder, self._observer.say)
 
     def _enter(self, stage: str) -> None:
         self._stage = stage

@@ -12,7 +12,7 @@ from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.cutover import gather
 from reshelve.errors import BlockedError, UsageError
 from reshelve.progress import read_tiling
-from reshelve.report import report_facts, write_report
+from reshelve.report import report_facts, save_report
 from reshelve.run import swap_alias
 from reshelve.session import attach
 from reshelve.validator.verdict import Validation
@@ -40,11 +40,11 @@ def cutover(
             session.record("blocked", error.as_dict() | {"stage": "cutover"})
             raise
         session.record("completed", {"message": "Reindex complete"})
-        files = write_report(context.plan, state, reports / str(state.run))
+        save_report(context.plan, state, reports / str(state.run), say)
     finally:
         session.lease.release()
     if as_json:
         show_json(report_facts(context.plan, state))
     else:
         show(f"Reindex complete: alias {context.plan.alias} points to {context.plan.index}.")
-    say(f"report: {files[0]}; next: reshelve rollback {state.run} goes back")
+    say(f"next: reshelve rollback {state.run} goes back")
