@@ -20,8 +20,17 @@ help:
 demo: $(VENV)/.local
 	$(BIN)/reshelve demo $(ARGS)
 
+# The fault tests mostly wait for servers to come back, so they run beside the others, on servers of their own.
 test: lint
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	@log=$$(mktemp); $(BIN)/python -m pytest tests/faults >$$log 2>&1 & faults=$$!; \
+	trap 'kill -TERM $$faults 2>/dev/null' INT TERM; \
+	$(BIN)/python -m pytest --ignore tests/faults; code=$$?; \
+	echo "tests/faults, which ran beside:"; wait $$faults || code=$$?; \
+	cat $$log; rm -f $$log; exit $$code
+endif
 
 check: lint
 	$(BIN)/python -m pytest tests/unit $(ARGS)
