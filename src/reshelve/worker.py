@@ -58,9 +58,9 @@ def load_context(cluster: KafkaCluster, run: str) -> tuple[RunState, RunContext]
 
 def work(role: str, cluster: KafkaCluster, run: str, *, name: str, with_parent: bool, web_port: int | None) -> None:
     """Work in a role until SIGTERM, Ctrl-C or the end of the run. Raises ReshelveError when it can't go on."""
-    _share_one_arena()
     state, context = load_context(cluster, run)
     if role == "validator":
+        _share_one_arena()
         if with_parent:  # standard error is a log file then
             logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
         from reshelve.validator.app import run_validator
@@ -91,7 +91,8 @@ def work(role: str, cluster: KafkaCluster, run: str, *, name: str, with_parent: 
 
 def _share_one_arena() -> None:
     """glibc gives each thread an arena of its own and seldom returns one: a validator took 180 MiB, with one arena
-    for all threads 120. Other C libraries have no such setting."""
+    for all threads 129. A page reader's threads would wait for each other instead. Other C libraries have no such
+    setting."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
