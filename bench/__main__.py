@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -162,6 +163,7 @@ def main() -> None:
     only = set(given.only.split(","))
     if unknown := only - set(TITLES):
         options.error(f"no such step: {', '.join(sorted(unknown))}; there are {', '.join(TITLES)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the clean-up, as Ctrl-C
     with tempfile.TemporaryDirectory(prefix="reshelve-bench-") as folder, servers(given.heap, Path(folder)):
         bench = Bench(given.documents, Path(folder))
         try:
