@@ -8,20 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from psycopg import sql
 
 from reshelve.model import Bound, KeyColumn
-
-
-class SourceSpec(Protocol):
-    """The part of the spec that says what a document is."""
-
-    @property
-    def query(self) -> str: ...
-    @property
-    def where(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)

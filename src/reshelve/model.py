@@ -183,7 +183,6 @@ class RunId:
 
 
 JOURNAL_TOPIC: Final = "reshelve.journal"
-TOPICS: Final = ("pages", "documents", "rejects", "progress", "checks")
 
 
 def facts(value: Any) -> dict[str, Any]:

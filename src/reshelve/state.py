@@ -13,9 +13,6 @@ from reshelve.journal import Event
 from reshelve.model import RunId
 from reshelve.plan import Plan
 
-STAGES: Final = ("create", "copy", "index", "validate", "cutover", "close")
-"""In order. A run enters each once; when it is resumed it goes on in the one it was in."""
-
 ENDED: Final = frozenset({"completed", "aborted"})
 
 

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from reshelve.consumers.indexer import Indexer
     from reshelve.producers.pages import PageReader
 
-ROLES: Final = ("pages", "indexer", "validator")
 _M_ARENA_MAX: Final = -8  # malloc.h
 _log = logging.getLogger(__name__)
 
