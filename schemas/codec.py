@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 import fastavro
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
-from reshelve.model import Bound, PageTask, Receipt
+from reshelve.model import Bound, KeyTask, PageTask, Receipt, Watermark
 
 _MARKER: Final = b"\xc3\x01"
 PREFIX_BYTES: Final = 10
@@ -56,6 +56,9 @@ class Schema:
 
 DOCUMENT: Final = Schema("document.avsc")
 PAGE_TASK: Final = Schema("page_task.avsc")
+KEY_TASK: Final = Schema("key_task.avsc")
+WATERMARK: Final = Schema("watermark.avsc")
+COMMAND: Final = Schema("command.avsc")
 RECEIPT: Final = Schema("receipt.avsc")
 COUNTERS: Final = Schema("counters.avsc")
 CHECK_TASK: Final = Schema("check_task.avsc")
@@ -65,7 +68,18 @@ EVENT: Final = Schema("event.avsc")
 
 @cache
 def _by_prefix() -> dict[bytes, Schema]:
-    known = (DOCUMENT, PAGE_TASK, RECEIPT, COUNTERS, CHECK_TASK, CHECK_RESULT, EVENT)
+    known = (
+        DOCUMENT,
+        PAGE_TASK,
+        KEY_TASK,
+        WATERMARK,
+        COMMAND,
+        RECEIPT,
+        COUNTERS,
+        CHECK_TASK,
+        CHECK_RESULT,
+        EVENT,
+    )
     return {schema.prefix: schema for schema in known}
 
 
@@ -118,3 +132,21 @@ def decode_receipt(data: bytes) -> Receipt:
     record["low"], record["high"] = _bound(record["low"]), _bound(record["high"])
     record["checksum"] = int.from_bytes(record["checksum"], "big")
     return Receipt(**record)
+
+
+def encode_key_task(task: KeyTask) -> bytes:
+    return KEY_TASK.encode({"after_xid": task.after_xid, "at": task.at})
+
+
+def decode_key_task(data: bytes) -> KeyTask:
+    """Raises CodecError."""
+    return KeyTask(**KEY_TASK.decode(data))
+
+
+def encode_watermark(mark: Watermark) -> bytes:
+    return WATERMARK.encode({"version": mark.version, "at": mark.at, "lsn": mark.lsn})
+
+
+def decode_watermark(data: bytes) -> Watermark:
+    """Raises CodecError."""
+    return Watermark(**WATERMARK.decode(data))

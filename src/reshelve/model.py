@@ -12,6 +12,8 @@ import xxhash
 
 CLOCK_BITS: Final = 48
 MAX_EPOCH: Final = 31  # so that a version stays below 2**53 and survives a JSON parser that knows only doubles
+SLOT_PREFIX: Final = "reshelve_"
+WATERMARK_KEY: Final = b""  # of watermarks among keyed records: no document has it, `_id` must not be empty
 MAX_ID_BYTES: Final = 512  # OpenSearch's limit on `_id`
 _CHECKSUM_MASK: Final = (1 << 64) - 1
 
@@ -103,6 +105,75 @@ class SourceFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeRule:
+    """Which document keys a change of a table makes dirty.
+
+    columns  whose values, old and new, are taken from each change; without `lookup` they are the document
+             key itself, in the order of the key's columns
+    types    base types of these columns (`format_type`; of a domain, what it is made of)
+    lookup   SELECT that finds the keys, its columns in the key's order; the values are its parameters: `%(values)s`
+             where there is one column, else an array `%(<column>)s` for each; None: the values are the key
+    """
+
+    schema: str
+    table: str
+    oid: int
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    lookup: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePlan:
+    """How a run follows the changes of its source.
+
+    mode              "replication" (a slot of our own), "debezium" (topics that a connector fills) or "none"
+    slot              the replication slot: ours, or the connector's; empty in mode "none"
+    publication       in mode "replication"
+    owns_publication  the run makes it and drops it
+    rules             by table; a table may have several
+    ignored           tables (schema.table) that the query reads and whose changes are not followed, as asked for
+    """
+
+    mode: str
+    slot: str = ""
+    publication: str = ""
+    owns_publication: bool = False
+    rules: tuple[ChangeRule, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def followed(self) -> bool:
+        return self.mode != "none"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTask:
+    """Read one key again. It is the record's key.
+
+    after_xid  64-bit id of the transaction that changed it: to be read at a snapshot in which that is visible;
+               0: at any
+    at         when it was committed, milliseconds since 1970 UTC; for people
+    """
+
+    after_xid: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """Every change visible at the clock of `version` has been emitted before this record, in its partition.
+
+    at   wall time of that snapshot, milliseconds since 1970 UTC
+    lsn  how far the log was passed: of a transaction that committed before it, every key task is durable
+    """
+
+    version: int
+    at: int
+    lsn: int
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A key range of the plan: keys after `low`, up to and including `high`."""
 
@@ -163,17 +234,23 @@ class RunId:
         return f"reshelve.{self.reindex}.{self.name}."
 
     def topic(self, name: str) -> str:
-        """The run's topic: pages, documents, rejects, progress or checks."""
+        """The run's topic: pages, changes, documents, rejects, progress, checks or control."""
         return self.prefix + name
 
     def group(self, role: str) -> str:
-        """The consumer group of a role: pages, indexer or validator."""
+        """The consumer group of a role: pages, keys, indexer or validator."""
         return self.prefix + role
 
     @property
     def index(self) -> str:
         """The generation that the run builds."""
         return f"{self.reindex}-{self.name}"
+
+    @property
+    def slot(self) -> str:
+        """The run's replication slot and publication: at most 63 of a-z, 0-9 and _, the run's name at the end."""
+        reindex = self.reindex.replace("-", "_")[:32]
+        return f"{SLOT_PREFIX}{reindex}_{self.name.replace('-', '_')}"
 
     @property
     def write_alias(self) -> str:

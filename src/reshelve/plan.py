@@ -20,8 +20,9 @@ import psycopg
 
 from reshelve.consumers.mapping import Difference, compare
 from reshelve.errors import SourceRefused, Unreachable, UsageError
-from reshelve.model import KeyColumn, RunId, Segment, SourceFacts, Table
+from reshelve.model import ChangePlan, ChangeRule, KeyColumn, RunId, Segment, SourceFacts, Table
 from reshelve.producers.planner import default_segments, describe_source, plan_segments
+from reshelve.producers.rules import change_plan
 from reshelve.producers.snapshot import access_refusal, open_session, server_of
 from reshelve.spec import Spec, parse
 
@@ -61,6 +62,7 @@ class Plan:
     spec_text           the spec as written, without secrets; `spec` is the same, resolved
     spec_folder         where the spec lay when planned, for the transform; not part of the hash
     definition          `settings` and `mappings` as asked for
+    changes             how writes to the source are followed
     epoch               of the source's history; 0 until it is failed over
     created_at          ISO 8601, UTC
     hash                SHA-256 of what is approved, in hexadecimal"""
@@ -78,6 +80,7 @@ class Plan:
     spec: dict[str, Any]
     definition: dict[str, Any]
     source: SourceFacts
+    changes: ChangePlan
     epoch: int
     segments: tuple[Segment, ...]
     topics: tuple[Topic, ...]
@@ -140,10 +143,10 @@ def make_plan(spec: Spec) -> Plan:
     Raises AccessRefused, Unreachable, SourceRefused or TargetRefused."""
     from reshelve.consumers.survey import survey_target  # OpenSearch's client: workers read plans without it
 
-    facts, segments = _survey_source(spec)
-    previous, uuid, mapping = survey_target(spec)
     now = datetime.now(UTC)
     run = RunId(spec.reindex, run_name(now))
+    facts, segments, changes = _survey_source(spec, run)
+    previous, uuid, mapping = survey_target(spec)
     plan = Plan(
         run=str(run),
         reindex=spec.reindex,
@@ -158,6 +161,7 @@ def make_plan(spec: Spec) -> Plan:
         spec=spec.public(),
         definition=spec.definition,
         source=facts,
+        changes=changes,
         epoch=0,
         segments=segments,
         topics=plan_topics(run, spec),
@@ -182,10 +186,12 @@ def plan_topics(run: RunId, spec: Spec) -> tuple[Topic, ...]:
     partitions = spec.kafka.partitions
     return (
         Topic(run.topic("pages"), partitions, kept),
+        Topic(run.topic("changes"), partitions, kept),
         Topic(run.topic("documents"), partitions, large | {"compression.type": "producer"}),
         Topic(run.topic("rejects"), 1, large),
         Topic(run.topic("progress"), 1, kept),
         Topic(run.topic("checks"), partitions, kept),
+        Topic(run.topic("control"), 1, kept),
     )
 
 
@@ -203,14 +209,15 @@ def forecast(facts: SourceFacts, spec: Spec) -> Forecast:
     return Forecast(round(facts.estimated_documents / fast, 1), round(facts.estimated_documents / slow, 1), basis)
 
 
-def _survey_source(spec: Spec) -> tuple[SourceFacts, tuple[Segment, ...]]:
+def _survey_source(spec: Spec, run: RunId) -> tuple[SourceFacts, tuple[Segment, ...], ChangePlan]:
     url = spec.source.postgres.url
     try:
         connection, _ = open_session(url, "reshelve plan")
         with connection:
             facts = describe_source(connection, spec)
             wanted = default_segments(facts.estimated_documents, spec.kafka.partitions)
-            return facts, plan_segments(connection, spec, facts, wanted)
+            segments = plan_segments(connection, spec, facts, wanted)
+            return facts, segments, change_plan(connection, spec, facts, run)
     except psycopg.Error as error:
         refused = access_refusal(error, url)
         if refused is not None:
@@ -229,7 +236,7 @@ def _survey_source(spec: Spec) -> tuple[SourceFacts, tuple[Segment, ...]]:
 
 
 def _notes(spec: Spec, facts: SourceFacts, segments: tuple[Segment, ...], previous: str | None) -> tuple[str, ...]:
-    notes = [_UNFOLLOWED]
+    notes = [] if spec.changes.mode != "none" else [_UNFOLLOWED]
     if spec.scope.where is not None:
         notes.append("The new index holds only the documents in the scope; the others will not be found.")
     if previous is None:
@@ -254,6 +261,11 @@ def _hash(plan: Plan) -> str:
             write_alias="",
             spec_folder="",
             source=replace(plan.source, estimated_documents=0, estimated_bytes=0),
+            changes=replace(
+                plan.changes,
+                slot="" if plan.changes.mode == "replication" else plan.changes.slot,
+                publication="" if plan.changes.owns_publication else plan.changes.publication,
+            ),
             segments=(),
             topics=tuple(replace(topic, name=topic.name.removeprefix(prefix)) for topic in plan.topics),
             forecast=Forecast(0, 0, ""),
@@ -278,6 +290,13 @@ def _from_data(data: dict[str, Any]) -> Plan:
                 "tables": tuple(Table(**table) for table in source["tables"]),
             }
         ),
+        "changes": ChangePlan(
+            **data["changes"]
+            | {
+                "rules": tuple(ChangeRule(**_tuples(rule, "columns", "types")) for rule in data["changes"]["rules"]),
+                "ignored": tuple(data["changes"]["ignored"]),
+            }
+        ),
         "segments": segments,
         "topics": tuple(Topic(**topic) for topic in data["topics"]),
         "mapping_difference": tuple(Difference(**difference) for difference in data["mapping_difference"]),
@@ -285,6 +304,10 @@ def _from_data(data: dict[str, Any]) -> Plan:
         "notes": tuple(data["notes"]),
     }
     return Plan(**values)
+
+
+def _tuples(data: dict[str, Any], *names: str) -> dict[str, Any]:
+    return data | {name: tuple(data[name]) for name in names}
 
 
 def _bound(value: list[str] | None) -> tuple[str, ...] | None:

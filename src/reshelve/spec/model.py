@@ -4,8 +4,9 @@ default is what it is; the published JSON Schema and docs/spec.md say the same w
 from __future__ import annotations
 
 import os.path
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 import psycopg
@@ -90,6 +91,47 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+class Dependency(_Section):
+    """A table that the query reads besides the one that the key comes from: whose changes alter which documents."""
+
+    table: Text = Field(description="Table as `schema.table`; without a schema, of schema `public`.")
+    key: Annotated[tuple[Text, ...], BeforeValidator(_columns)] | None = Field(
+        default=None,
+        description="Column, or list of columns, of this table that hold the document key of the documents that its "
+        "row is part of. Null: `lookup` says which they are.",
+        json_schema_extra={"type": ["string", "array", "null"]},
+    )
+    lookup: Annotated[Text, AfterValidator(clean_query)] | None = Field(
+        default=None,
+        description="SELECT that returns the keys of the documents that depend on the values of `columns`: "
+        "`%(values)s` is the array of a single column's values; of several columns each is an array by its name. "
+        "Null: `key` holds them.",
+    )
+    columns: Annotated[tuple[Text, ...], BeforeValidator(_columns)] | None = Field(
+        default=None,
+        description="Columns of this table whose values, old and new, `lookup` gets.",
+        json_schema_extra={"type": ["string", "array", "null"]},
+    )
+    ignore: bool = Field(
+        default=False,
+        description="Changes of this table are not followed. False: a document would silently go stale.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Dependency:
+        if sum((self.key is not None, self.lookup is not None, self.ignore)) != 1:
+            raise ValueError("needs one of key, lookup and ignore")
+        if (self.lookup is None) != (self.columns is None):
+            raise ValueError("lookup and columns go together")
+        return self
+
+    @property
+    def qualified(self) -> tuple[str, str]:
+        """(schema, table)."""
+        schema, dot, table = self.table.rpartition(".")
+        return (schema if dot else "public", table)
+
+
 class Postgres(_Section):
     """The PostgreSQL database that is the source of truth, and the query that makes documents of it."""
 
@@ -108,6 +150,11 @@ class Postgres(_Section):
         description="One SELECT that returns one row per document; each column is a field of the document. "
         "Names of tables carry their schema: it is run with an empty search_path."
     )
+    depends_on: tuple[Dependency, ...] = Field(
+        default=(),
+        description="The other tables that the query reads, and how a change of one leads to documents. Empty: it "
+        "reads the table of the key alone.",
+    )
 
     @field_validator("key")
     @classmethod
@@ -121,6 +168,78 @@ class Source(_Section):
     """Where the documents come from."""
 
     postgres: Postgres
+
+
+class Replication(_Section):
+    """Changes by logical replication, from a slot that the run makes and drops."""
+
+    publication: Text | None = Field(
+        default=None,
+        description="Publication to use, made by the tables' owner. Null: the run makes one, for which its user must "
+        "own the tables.",
+    )
+
+
+class Debezium(_Section):
+    """Changes from the topics that a Debezium connector fills."""
+
+    topics: Annotated[tuple[Text, ...], Field(min_length=1)] = Field(description="Topics of the tables' change events.")
+    slot: Text = Field(
+        default="debezium",
+        description="The connector's replication slot: what it has confirmed is durable in Kafka. `debezium`, as by "
+        "its own default.",
+    )
+    bootstrap: Text | None = Field(
+        default=None, description="Brokers that hold the topics. Null: those of `kafka.bootstrap`."
+    )
+    config: Annotated[dict[str, str], BeforeValidator(_setting_texts)] = Field(
+        default_factory=dict,
+        description="Settings passed to librdkafka for these brokers. Empty: `kafka.config` where the brokers are "
+        "the same, else a plain connection.",
+        json_schema_extra={"additionalProperties": {"type": ["string", "number", "boolean"]}},
+    )
+    format: Literal["json", "avro"] = Field(
+        default="json", description="How keys and values are written. json: Debezium's default, with schema or without."
+    )
+    registry: Annotated[Text, AfterValidator(_http_url)] | None = Field(
+        default=None, description="URL of the schema registry; needed for avro."
+    )
+
+    @model_validator(mode="after")
+    def _registry_for_avro(self) -> Debezium:
+        if self.format == "avro" and self.registry is None:
+            raise ValueError("format avro needs a registry")
+        return self
+
+
+class Changes(_Section):
+    """How writes to the source are followed while the index is rebuilt; `none`: they are not."""
+
+    replication: Replication | None = None
+    debezium: Debezium | None = None
+
+    @model_validator(mode="after")
+    def _one_at_most(self) -> Changes:
+        if self.replication is not None and self.debezium is not None:
+            raise ValueError("name one of replication and debezium")
+        return self
+
+    @property
+    def mode(self) -> Literal["replication", "debezium", "none"]:
+        if self.debezium is not None:
+            return "debezium"
+        return "none" if self.replication is None else "replication"
+
+
+def _changes(value: object) -> object:
+    """`replication` and `none` stand for themselves."""
+    if value in ("none", "replication"):
+        return {} if value == "none" else {"replication": {}}
+    if value is None or value == {}:
+        raise ValueError("should be replication, none, or a mapping with replication or debezium")
+    if isinstance(value, dict):
+        return {name: {} if name == "replication" and part is None else part for name, part in value.items()}
+    return value
 
 
 class Scope(_Section):
@@ -224,6 +343,30 @@ class Limits(_Section):
         description="Rejects after which the run stops. 1000: enough to see a pattern, too few to hide a "
         "broken mapping.",
     )
+    max_wal_retained: Annotated[int, Field(ge=1_000_000), BeforeValidator(_bytes), _NUMBER] = Field(
+        default=10 * 10**9,
+        description="WAL that the source may keep for the run's slot, e.g. `10 GB`. Past it the slot is dropped and "
+        "the run ends Blocked: a full disk would stop the source. 10 GB: hours of a busy server.",
+        json_schema_extra={"type": ["integer", "string"]},
+    )
+    max_seconds_behind: Rate = Field(
+        default=10.0,
+        description="How old the oldest change that is not indexed may be at the cut-over, in seconds. 10: searches "
+        "hardly see the swap.",
+    )
+
+
+_UNITS: Final = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def _bytes(value: object) -> object:
+    """`10 GB` as bytes."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?B|)\s*", value)
+    if match is None:
+        raise ValueError("should be a size such as 500 MB or 10 GB")
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 class Validation(_Section):
@@ -258,6 +401,17 @@ class Spec(_Section):
     scope: Scope = Field(default_factory=Scope)
     target: Target
     kafka: Kafka
+    changes: Annotated[Changes, BeforeValidator(_changes)] = Field(
+        default_factory=lambda: Changes(replication=Replication()),
+        description="How writes to the source are followed: `replication` (a logical replication slot of the run's "
+        "own), `debezium` (topics that are there already) or `none`. replication: it loses nothing.",
+        json_schema_extra={"anyOf": [{"enum": ["replication", "none"]}, {"type": "object"}]},
+    )
+    follow: Literal["until_cutover", "always"] = Field(
+        default="until_cutover",
+        description="Until when changes are indexed. `always`: the run goes on after the swap, until it is retired. "
+        "until_cutover: after it the index is the application's.",
+    )
     limits: Limits = Field(default_factory=Limits)
     validation: Validation = Field(default_factory=Validation)
     transform: str | None = Field(
@@ -276,6 +430,12 @@ class Spec(_Section):
     @classmethod
     def _empty_section(cls, value: object) -> object:
         return {} if value is None else value
+
+    @model_validator(mode="after")
+    def _something_to_follow(self) -> Spec:
+        if self.follow == "always" and self.changes.mode == "none":
+            raise ValueError("follow: always needs changes to follow; changes is none")
+        return self
 
     @property
     def text(self) -> str:
@@ -316,5 +476,13 @@ class Spec(_Section):
         if opensearch["password"] is not None:
             opensearch["password"] = MASK
         config = data["kafka"]["config"]
-        data["kafka"]["config"] = {name: MASK if is_secret_setting(name) else config[name] for name in config}
+        data["kafka"]["config"] = _masked(config)
+        if data["changes"]["debezium"] is not None:
+            data["changes"]["debezium"]["config"] = _masked(data["changes"]["debezium"]["config"])
+            if data["changes"]["debezium"]["registry"] is not None:
+                data["changes"]["debezium"]["registry"] = without_passwords(data["changes"]["debezium"]["registry"])
         return data
+
+
+def _masked(config: dict[str, str]) -> dict[str, str]:
+    return {name: MASK if is_secret_setting(name) else value for name, value in config.items()}
