@@ -33,6 +33,7 @@ from reshelve.errors import AccessRefused, BlockedError, ReshelveError, SourceRe
 from reshelve.model import Bound, SourceFacts, make_version
 from reshelve.producers.catalog import read_tables
 from reshelve.producers.query import SourceQuery
+from reshelve.producers.visibility import SnapshotIds
 
 # A reader's session: nothing in the text of a value may depend on the server's or the role's settings.
 SESSION: Final = {
@@ -78,7 +79,7 @@ _PASSING: Final = (
 
 _STAMP: Final = """
 select pg_is_in_recovery(),
-       (pg_snapshot_xmax(s)::text::bigint - (select count(*) from pg_snapshot_xip(s)))::bigint,
+       s::text,
        case when not pg_is_in_recovery() then pg_current_wal_insert_lsn()::text end,
        case when not pg_is_in_recovery() then substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) end,
        (select system_identifier::text from pg_control_system()),
@@ -100,6 +101,7 @@ class Snapshot:
 
     version: int
     insert_lsn: str
+    ids: SnapshotIds
 
 
 def open_session(url: str, name: str) -> tuple[psycopg.Connection[tuple[Any, ...]], str]:
@@ -263,7 +265,7 @@ class SnapshotReader:
     def _stamp(self, connection: psycopg.Connection[tuple[Any, ...]]) -> Snapshot:
         row = connection.execute(_STAMP).fetchone()
         assert row is not None
-        in_recovery, clock, insert_lsn, timeline, system_identifier, token, row_security, search_path = row
+        in_recovery, snapshot, insert_lsn, timeline, system_identifier, token, row_security, search_path = row
         if in_recovery:
             raise self._refuse(
                 "the source is a standby",
@@ -288,7 +290,8 @@ class SnapshotReader:
                     f"table {table.schema}.{table.name} was truncated, rewritten or altered since the plan",
                     "start a new run; the pages read so far belong to a table that is gone",
                 )
-        return Snapshot(make_version(self._epoch, clock), insert_lsn)
+        ids = SnapshotIds.parse(snapshot)
+        return Snapshot(make_version(self._epoch, ids.clock), insert_lsn, ids)
 
     def _check_no_xid(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         row = connection.execute(_OWN_XID).fetchone()
