@@ -13,10 +13,10 @@ from confluent_kafka import Producer
 
 from reshelve.errors import SourceRefused
 from reshelve.model import PageTask, RunId
+from reshelve.producers.shaping import Shaped, Shaper, one_line, produce_when_free
 from reshelve.producers.snapshot import SnapshotReader
+from reshelve.producers.transaction import TryAgain
 from reshelve.schemas.envelope import envelope_head, seal
-from reshelve.schemas.reject import Reject
-from reshelve.transform import TransformFailed, apply_transform
 
 PAGE_SECONDS: Final = 0.5
 MAX_PAGE_ROWS: Final = 20_000
@@ -24,7 +24,7 @@ MAX_PAGE_BYTES: Final = 32 * 1024 * 1024
 FIRST_PAGE_ROWS: Final = 1_000
 
 
-class PageTooLarge(Exception):
+class PageTooLarge(TryAgain):
     """The page is about to exceed its bytes: read it again with fewer rows."""
 
     def __init__(self, rows: int) -> None:
@@ -73,15 +73,15 @@ class PageProducer:
         transform: Callable[[dict[str, Any]], object] | None,
         max_document_bytes: int,
     ) -> None:
-        self._source, self._transform, self._max_bytes = source, transform, max_document_bytes
-        self._documents, self._rejects = run.topic("documents"), run.topic("rejects")
+        self._source, self._documents = source, run.topic("documents")
+        self._shaper = Shaper(run, transform, max_document_bytes)
 
     def produce(self, producer: Producer, task: PageTask, version: int, limit: int) -> Page:
         """Produce the next page of the task, `limit` rows at most, inside a snapshot of the source.
 
         The loop runs once for each document of the source: nothing in it may look inside one.
         Raises PageTooLarge, SourceRefused (a key that is NULL or repeats), psycopg.Error."""
-        transform, topic, page = self._transform, self._documents, Page()
+        transform, topic, page = self._shaper.transform, self._documents, Page()
         head = envelope_head(version, int(time.time() * 1000))
         checksum, last, rows, size_sum, documents = 0, None, 0, 0, 0
         produce, digest = producer.produce, xxhash.xxh3_64_intdigest
@@ -96,12 +96,14 @@ class PageProducer:
                 last = key
                 rows += 1
                 if source_document is None or transform is not None:
-                    document = self._shape(producer, key, source_document, size, page)
-                    if document is None:
+                    shaped = self._shaper.shape(producer, key, source_document, size)
+                    if not isinstance(shaped, bytes):
+                        page.rejected += shaped is Shaped.REJECTED
+                        page.left_out += shaped is Shaped.LEFT_OUT
                         continue
+                    document = shaped
                 elif b"\n" in source_document:
-                    # Only between tokens of a column of type json: a bulk body is one line for each document.
-                    document = source_document.replace(b"\n", b" ")
+                    document = one_line(source_document)
                 else:
                     document = source_document
                 record = seal(head, document)
@@ -120,41 +122,6 @@ class PageProducer:
         page.last = last or b""
         return page
 
-    def _shape(
-        self, producer: Producer, key: bytes, source_document: bytes | None, size: int, page: Page
-    ) -> bytes | None:
-        """The document to index, where that is not what the source built; None when it is rejected or left out."""
-        if source_document is None:
-            page.rejected += 1
-            self._reject(producer, self._too_large(key, size))
-            return None
-        assert self._transform is not None
-        try:
-            document = apply_transform(self._transform, source_document)
-        except TransformFailed as error:
-            page.rejected += 1
-            reject = Reject(key.decode(), source_document, "transform", "TransformFailed", str(error))
-            self._reject(producer, reject)
-            return None
-        if document is None:
-            page.left_out += 1
-        elif len(document) > self._max_bytes:
-            page.rejected += 1
-            self._reject(producer, self._too_large(key, len(document)))
-            return None
-        return document
-
-    def _reject(self, producer: Producer, reject: Reject) -> None:
-        produce_when_free(producer, self._rejects, reject.document, reject.key.encode(), headers=reject.headers())
-
-    def _too_large(self, key: bytes, size: int) -> Reject:
-        limit = self._max_bytes
-        return Reject(
-            key.decode(), None, "read", "DocumentTooLarge",
-            f"the document has {size} bytes; kafka.max_document_bytes (and with it the topic's max.message.bytes)"
-            f" allows {limit}",
-        )  # fmt: skip
-
     def _bad_key(self, key: bytes | None) -> SourceRefused:
         if key is None:
             why, remedy = (
@@ -165,13 +132,3 @@ class PageProducer:
             why = f"key {key.decode()} has more than one row"
             remedy = "make the query return one row for each key (a join that multiplies rows?)"
         return SourceRefused("the query's rows can't be told apart", where=self._source.where, why=why, remedy=remedy)
-
-
-def produce_when_free(producer: Producer, topic: str, value: bytes | None, key: bytes, **options: Any) -> None:
-    """Produce, waiting while the producer's queue is full: the brokers are slower than the source, so it waits."""
-    while True:
-        try:
-            producer.produce(topic, value, key, **options)
-            return
-        except BufferError:
-            producer.poll(0.05)

@@ -1,0 +1,219 @@
+"""The key reader: takes key tasks, reads their keys again, and emits documents and tombstones.
+
+The order of a batch, enforced by `KeyReader._read_keys`:
+
+1. consume records of `changes`; each partition is worked on by one reader at a time, in order
+2. open a snapshot that sees every transaction of the batch, whose conditions are checked as for a page
+3. begin a Kafka transaction; read the keys by the query of the pages; produce documents, and tombstones for the rest
+4. wait until the source has flushed everything the snapshot saw
+5. produce each partition's newest watermark, behind its documents
+6. send the consumed offsets to the transaction, and commit
+
+So the snapshots of a partition's records only go forward, and its watermark says: every change visible at that clock
+stands before it, as a document or a tombstone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Any, Final
+
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+
+from reshelve.control import ControlReader
+from reshelve.errors import BlockedError, SourceRefused
+from reshelve.kafka import KafkaCluster
+from reshelve.model import WATERMARK_KEY, RunId, split_key
+from reshelve.producers.key_batch import KeyBatch, vanished
+from reshelve.producers.shaping import Shaped, Shaper, produce_when_free
+from reshelve.producers.snapshot import Snapshot, SnapshotReader
+from reshelve.producers.transaction import Step, Transactor, TryAgain
+from reshelve.reporter import Backoff, Reporter
+from reshelve.schemas.codec import (
+    WATERMARK,
+    CodecError,
+    decode_key_task,
+    decode_watermark,
+    encode_watermark,
+)
+from reshelve.schemas.envelope import VERSION_HEADER, envelope_head, seal
+
+MAX_KEYS: Final = 2_000
+MAX_BATCH_BYTES: Final = 32 * 1024 * 1024
+_POLL_S: Final = 0.05
+_HELD_POLL_S: Final = 0.2
+_SAY_AFTER_S: Final = 2.0
+_HELD: Final = "held while the index is validated"
+
+
+class KeyReader:
+    """Works on key tasks until it is told to stop.
+
+    name     unique among the run's key readers
+    columns  of the key
+    """
+
+    def __init__(
+        self,
+        cluster: KafkaCluster,
+        run: RunId,
+        source: SnapshotReader,
+        *,
+        name: str,
+        columns: int,
+        max_rejects: int,
+        max_document_bytes: int,
+        transform: Callable[[dict[str, Any]], object] | None,
+        reporter: Reporter,
+    ) -> None:
+        self._cluster, self._run, self._source, self._name = cluster, run, source, name
+        self._columns, self._max_rejects, self._reporter = columns, max_rejects, reporter
+        self._changes, self._documents = run.topic("changes"), run.topic("documents")
+        self._shaper = Shaper(run, transform, max_document_bytes)
+        self._control = ControlReader(cluster, run)
+        self._transactor = Transactor(
+            cluster, run, "keys", name, self._changes, source.where, max_document_bytes, reporter
+        )
+        self._most = MAX_KEYS
+        self._rejected: set[bytes] = set()
+        self._held = False
+
+    def work(self) -> None:
+        """Read keys until stopped. Raises ReshelveError when it can't go on."""
+        consumer = self._transactor.consumer()
+        consumer.subscribe([self._changes])
+        try:
+            while not self._reporter.stop.is_set():
+                if self._hold(consumer):
+                    continue
+                messages = []
+                for message in consumer.consume(self._most, _POLL_S):
+                    if (error := message.error()) is not None:
+                        self._transactor.on_poll_error(error)
+                    else:
+                        messages.append(message)
+                if messages:
+                    self._work_on(consumer, messages)
+                self._reporter.send()
+        finally:
+            consumer.close()
+            self._control.close()
+            self._source.close()
+
+    def _hold(self, consumer: Consumer) -> bool:
+        """Whether the key readers are held: nothing may be added to `documents` then. The consumer is polled all the
+        same, so that it stays in its group; a task of a partition that was just assigned is put back."""
+        held = self._control.held()
+        if held:
+            consumer.pause(consumer.assignment())
+            message = consumer.poll(_HELD_POLL_S)
+            if message is not None and message.error() is None:
+                assert message.topic() and message.offset() is not None
+                consumer.seek(TopicPartition(message.topic() or "", message.partition() or 0, message.offset() or 0))
+            self._reporter.waiting(_HELD)
+        elif self._held:
+            consumer.resume(consumer.assignment())
+            self._reporter.waiting("")
+        self._held = held
+        return held
+
+    def _work_on(self, consumer: Consumer, messages: Sequence[Message]) -> None:
+        batch = self._batch(messages)
+        started = time.monotonic()
+        ended = self._transactor.step(consumer, messages, lambda: self._read_keys(batch))
+        if ended is Step.SLOW:
+            self._most = max(1, self._most // 4)
+        elif ended is Step.DONE:
+            if time.monotonic() - started < 1:
+                self._most = min(MAX_KEYS, self._most * 2)
+            self._reporter.count("keys", len(batch.keys))
+            if len(self._rejected) > self._max_rejects:
+                raise BlockedError(
+                    f"key reader {self._name} rejected {len(self._rejected)} documents",
+                    where=self._run.topic("rejects"),
+                    why=f"limits.max_rejects allows {self._max_rejects}",
+                    remedy=f"see them with `reshelve rejects list {self._run}`, then correct the query or the"
+                    " transform",
+                )
+
+    def _batch(self, messages: Sequence[Message]) -> KeyBatch:
+        batch = KeyBatch()
+        for message in messages:
+            record, partition = message.value() or b"", message.partition()
+            assert partition is not None
+            try:
+                decode = decode_watermark if record.startswith(WATERMARK.prefix) else decode_key_task
+                batch.add(partition, message.key() or b"", decode(record))
+            except CodecError as error:
+                raise BlockedError(
+                    f"a record of {self._changes} is neither a key task nor a watermark",
+                    where=f"{self._cluster.bootstrap}, partition {partition}, offset {message.offset()}",
+                    why=str(error),
+                    remedy="something else wrote to the run's topic; start a new run with --new",
+                ) from None
+        return batch
+
+    def _read_keys(self, batch: KeyBatch) -> None:
+        if batch.keys:
+            snapshot = self._read_when_visible(batch)
+            self._source.await_durable(snapshot, self._reporter.waiting)
+            producer = self._transactor.producer
+        else:
+            producer = self._transactor.begin()
+        for partition, mark in batch.marks.items():
+            produce_when_free(producer, self._documents, encode_watermark(mark), WATERMARK_KEY, partition=partition)
+
+    def _read_when_visible(self, batch: KeyBatch) -> Snapshot:
+        """Steps 2 and 3."""
+        backoff, started = Backoff(first=0.002, longest=0.1), time.monotonic()
+        while True:
+            with self._source.snapshot() as snapshot:
+                if batch.readable(snapshot.ids):
+                    self._produce(self._transactor.begin(), batch, snapshot.version)
+                    return snapshot
+            waited = time.monotonic() - started
+            if waited > _SAY_AFTER_S:
+                self._reporter.waiting(
+                    f"transactions that the source has logged are not visible yet, for {waited:.0f} s"
+                    " (a synchronous standby that does not answer?)"
+                )
+            if self._reporter.stop.wait(backoff.next_s()):
+                raise TryAgain
+
+    def _produce(self, producer: Producer, batch: KeyBatch, version: int) -> None:
+        head = envelope_head(version, int(time.time() * 1000))
+        asked = [split_key(key.decode(), self._columns) for key in batch.keys]
+        there: set[bytes] = set()
+        size = 0
+        with closing(self._source.keys(asked)) as found:
+            for key, source_document, length in found:
+                if key in there:
+                    raise SourceRefused(
+                        "the query's rows can't be told apart",
+                        where=self._source.where,
+                        why=f"key {key.decode()} has more than one row",
+                        remedy="make the query return one row for each key (a join that multiplies rows?)",
+                    )
+                there.add(key)
+                shaped = self._shaper.shape(producer, key, source_document, length)
+                if isinstance(shaped, bytes):
+                    produce_when_free(producer, self._documents, seal(head, shaped), key)
+                elif shaped is Shaped.LEFT_OUT:
+                    self._bury(producer, key, version)
+                else:
+                    self._rejected.add(key)
+                    self._reporter.count("rejected")
+                size += length
+                if size > MAX_BATCH_BYTES and len(batch.keys) > 1:
+                    self._most = max(1, len(there) // 2)
+                    raise TryAgain
+        for key in vanished(batch.keys, there):
+            self._bury(producer, key, version)
+        self._reporter.count("documents", len(there))
+
+    def _bury(self, producer: Producer, key: bytes, version: int) -> None:
+        header = [(VERSION_HEADER, str(version).encode())]
+        produce_when_free(producer, self._documents, None, key, headers=header)
+        self._reporter.count("tombstones")

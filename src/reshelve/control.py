@@ -1,0 +1,71 @@
+"""What the driver of a run tells its workers, wherever they run: the topic `control`, read from its beginning.
+
+The newest command of each kind counts. `hold` keeps the key readers from adding to `documents`, so that topic and index
+can be compared at one position.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Final
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+
+from reshelve.errors import Unreachable
+from reshelve.kafka import KafkaCluster, is_transient, refusal
+from reshelve.model import RunId
+from reshelve.schemas.codec import COMMAND
+
+_HOLD: Final = "hold"
+_SEND_S: Final = 30.0
+
+
+def hold_key_readers(cluster: KafkaCluster, run: RunId, held: bool) -> None:
+    """Hold the run's key readers, or let them go on. Returns when the brokers have the command; the readers follow
+    within a second, or when their batch is done. Raises ReshelveError."""
+    record = {"kind": _HOLD, "at": int(time.time() * 1000), "data": json.dumps({"held": held})}
+    producer = cluster.producer({"message.timeout.ms": int(_SEND_S * 1000)})
+    failures: list[KafkaException] = []
+    producer.produce(
+        run.topic("control"),
+        COMMAND.encode(record),
+        _HOLD.encode(),
+        partition=0,
+        on_delivery=lambda error, _: failures.append(KafkaException(error)) if error else None,
+    )
+    left = producer.flush(_SEND_S + 5)
+    if failures:
+        raise refusal(failures[0], "cannot send a command to the workers", cluster.bootstrap)
+    if left:
+        raise Unreachable(
+            "cannot send a command to the workers",
+            where=cluster.bootstrap,
+            why="it is not acknowledged",
+            remedy="see that the brokers run",
+        )
+
+
+class ControlReader:
+    """The commands as a worker sees them. Not thread-safe."""
+
+    def __init__(self, cluster: KafkaCluster, run: RunId) -> None:
+        self._cluster, self._topic = cluster, run.topic("control")
+        self._consumer: Consumer = cluster.consumer(run.group("control"), {"auto.offset.reset": "earliest"})
+        self._consumer.assign([TopicPartition(self._topic, 0, OFFSET_BEGINNING)])
+        self._held = False
+
+    def held(self) -> bool:
+        """Whether key readers are held, as far as the commands have arrived. Raises ReshelveError."""
+        for message in self._consumer.consume(100, 0):
+            error = message.error()
+            if error is None:
+                command = COMMAND.decode(message.value() or b"")
+                if command["kind"] == _HOLD:
+                    self._held = bool(json.loads(command["data"])["held"])
+            elif not is_transient(error):
+                raise refusal(error, f"cannot read topic {self._topic}", self._cluster.bootstrap)
+        return self._held
+
+    def close(self) -> None:
+        self._consumer.close()
