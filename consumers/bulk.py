@@ -86,20 +86,18 @@ class BulkWriter:
         self._client, self._alias, self._where, self._waiter, self._topic = client, write_alias, where, waiter, topic
         self._path = f"/{write_alias}/_bulk"
 
-    def write(self, items: Sequence[Item], body: bytes | None = None) -> BulkResult:
-        """Write until every item has an outcome. `body` is `body_of(items)` where the caller has it already.
+    def write(self, items: Sequence[Item]) -> BulkResult:
+        """Write until every item has an outcome. No two items may have the same key: one that has to be sent again
+        would come after the other.
 
         Raises TargetRefused (the generation is gone), AccessRefused and Stopped."""
         result = BulkResult()
-        if all(item.document is None for item in items):
-            self._require_alias()  # a bulk of versioned deletes alone would create a missing index
-        self._write(items, body, result, Backoff(), resent=False, rounds=0, failures=Counter())
+        self._write(items, result, Backoff(), resent=False, rounds=0, failures=Counter())
         return result
 
     def _write(
         self,
         items: Sequence[Item],
-        body: bytes | None,
         result: BulkResult,
         backoff: Backoff,
         *,
@@ -110,21 +108,20 @@ class BulkWriter:
         """`rounds`: answers that left items pending so far; `failures`: 500s of each item."""
         pending = items
         while pending:
-            if body is None:
-                body = body_of(pending, resent=resent)
+            if all(item.document is None for item in pending):
+                self._require_alias()  # a bulk of versioned deletes alone would create a missing index
             try:
-                answer = self._send(body)
+                answer = self._send(body_of(pending, resent=resent))
             except (ConnectionError, SerializationError) as error:
                 if isinstance(error, TransportError) and is_tls_refusal(error):
                     raise refusal(error, "cannot write documents", self._where) from None
                 # It may have been applied or not: send it again in a form for which both are right.
-                resent, body = True, None
+                resent = True
                 self._pause(f"OpenSearch ({self._where}): {_one_line(error)}", backoff)
                 continue
             except TransportError as error:
-                pending, body = self._request_failed(error, pending, result, backoff, resent, failures), None
+                pending = self._request_failed(error, pending, result, backoff, resent, failures)
                 continue
-            body = None
             before = len(pending)
             pending, why = self._take_outcomes(pending, answer, result, failures)
             if not pending:
@@ -172,7 +169,7 @@ class BulkWriter:
     ) -> None:
         middle = len(items) // 2
         for half in (items[:middle], items[middle:]):
-            self._write(half, None, result, backoff, resent=resent, rounds=rounds, failures=failures)
+            self._write(half, result, backoff, resent=resent, rounds=rounds, failures=failures)
 
     def _send(self, body: bytes) -> Mapping[str, Any]:
         answer: Mapping[str, Any] = self._client.transport.perform_request(

@@ -3,20 +3,18 @@
 The order, enforced by `work`:
 
 1. consume records; make a batch, in the order of the topic
-2. hand it over to be sent as a bulk request; several are under way at once, never two with the same key
+2. hand it over to be sent as a bulk request; several are under way at once, as `InFlight` allows
 3. when the oldest batch has an outcome for every item: write its rejects, and wait until they are durable
-4. only then take the batch's offsets into the prefix that may be committed
-5. commit that prefix: about once a second, at once when nothing is left to do, when a partition is taken away,
-   and at the end
+4. only then take the batch's offsets, and the watermarks before them, into the prefix that may be committed
+5. commit that prefix, with the applied clock of each partition as the offset's metadata: about once a second, at
+   once when nothing is left to do, when a partition is taken away, and at the end
 
-Batches finish in the order in which they were made, so the prefix is contiguous. Killed anywhere, the
-records after the committed offset are indexed again; versions make that harmless.
+Killed anywhere, the records after the committed offset are indexed again; versions make that harmless.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,14 +22,16 @@ from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from reshelve.consumers.bulk import MAX_BODY_BYTES, BulkResult, BulkWriter, Item, Stopped, action_line
+from reshelve.applied import Applied
+from reshelve.consumers.bulk import MAX_BODY_BYTES, BulkResult, BulkWriter, Item, Stopped
+from reshelve.consumers.in_flight import Batch, InFlight, Place
 from reshelve.consumers.rejects import RejectWriter
 from reshelve.errors import BlockedError
 from reshelve.kafka import KafkaCluster, header_items, is_transient, kafka_error, refusal
 from reshelve.kafka_errors import place_lost
-from reshelve.model import RunId
+from reshelve.model import WATERMARK_KEY, RunId
 from reshelve.reporter import Backoff, Reporter
-from reshelve.schemas.codec import CodecError
+from reshelve.schemas.codec import WATERMARK, CodecError, decode_watermark
 from reshelve.schemas.envelope import VERSION_HEADER, EnvelopeReader
 from reshelve.schemas.reject import Reject
 from reshelve.throttle import Throttle
@@ -39,21 +39,21 @@ from reshelve.throttle import Throttle
 BATCH_DOCUMENTS: Final = 2_000
 # Batches that stand ready behind those in flight: a connection that is done never waits for one that is not.
 _READY: Final = 2
+# Of an item's line in a request, besides its key: about so much.
+_ACTION_BYTES: Final = 80
 _POLL_S: Final = 0.1
 _COMMIT_S: Final = 1.0
+_RECALL_S: Final = 5.0
 _UUID_S: Final = 10.0
 
 
-@dataclass(slots=True)
-class _Batch:
-    """Records on their way: the request, and how far each partition is read once it is done."""
+@dataclass(slots=True, eq=False)
+class _Batch(Batch[Item]):
+    """A batch with its request, and with what can't be made one of."""
 
-    items: list[Item] = field(default_factory=list)
-    lines: list[bytes] = field(default_factory=list)
     size: int = 0
-    keys: set[bytes] = field(default_factory=set)
-    offsets: dict[int, int] = field(default_factory=dict)
     unreadable: list[Reject] = field(default_factory=list)
+    request: Future[BulkResult] = field(default_factory=Future)
 
 
 class Indexer:
@@ -78,14 +78,13 @@ class Indexer:
         reporter: Reporter,
     ) -> None:
         self._cluster, self._run, self._writer, self._name = cluster, run, writer, name
-        self._partitions, self._in_flight, self._max_rejects = partitions, in_flight, max_rejects
+        self._partitions, self._connections, self._max_rejects = partitions, in_flight, max_rejects
         self._throttle, self._check_generation, self._reporter = throttle, check_generation, reporter
         self._topic = run.topic("documents")
         self._rejects = RejectWriter(cluster, run, max_document_bytes, reporter)
         self._rejected = 0
         self._reader = EnvelopeReader()
-        self._under_way: deque[tuple[_Batch, Future[BulkResult]]] = deque()
-        self._done: dict[int, int] = {}
+        self._in_flight: InFlight[_Batch] = InFlight(in_flight + _READY)
         self._committed_at = self._checked_at = 0.0
         self._commit_failed = False
         self._backoff = Backoff()
@@ -95,7 +94,7 @@ class Indexer:
         stop = self._reporter.stop
         consumer = self._cluster.consumer(self._run.group("indexer"), self._settings())
         consumer.subscribe([self._topic], on_revoke=self._on_revoke, on_lost=self._on_lost)
-        pool = ThreadPoolExecutor(self._in_flight, thread_name_prefix="bulk")
+        pool = ThreadPoolExecutor(self._connections, thread_name_prefix="bulk")
         try:
             while not stop.is_set():
                 self._throttled(consumer)
@@ -104,9 +103,8 @@ class Indexer:
                 idle = not batches
                 while batches:
                     self._submit(pool, batches.pop(0))
-                if idle:
-                    self._settle(wait=False)
-                self._commit(consumer, force=idle and not self._under_way)
+                self._settle(wait=False)
+                self._commit(consumer, force=idle and not self._in_flight)
                 self._reporter.send()
             self._settle(wait=True)
             self._commit(consumer, force=True)
@@ -140,7 +138,7 @@ class Indexer:
         """Step 1. The loop runs once for each document: it opens the envelope and never the document."""
         batch = _Batch()
         batches = [batch]
-        open_envelope, lines, items, keys = self._reader.open, batch.lines, batch.items, batch.keys
+        open_envelope = self._reader.open
         for message in messages:
             error = message.error()
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
@@ -155,34 +153,25 @@ class Indexer:
             key, value = message.key() or b"", message.value()
             batch.offsets[partition] = offset + 1
             try:
-                if value is not None:
-                    version, document = open_envelope(value)
-                    line = action_line(key, version)
-                    lines += (line, document)
-                    batch.size += len(document) + len(line)
-                else:
+                if key == WATERMARK_KEY and value is not None and value.startswith(WATERMARK.prefix):
+                    batch.mark(partition, decode_watermark(value))
+                    continue
+                if not key.isascii():
+                    key.decode()
+                if value is None:
                     version, document = _tombstone_version(message), None
-                    lines.append(action_line(key, version, delete=True))
+                else:
+                    version, document = open_envelope(value)
+                    batch.size += len(document)
             except (CodecError, UnicodeDecodeError) as bad:
-                batch.unreadable.append(
-                    Reject(
-                        key.decode(errors="replace"),
-                        value,
-                        "read",
-                        "CodecError",
-                        str(bad),
-                        self._topic,
-                        partition,
-                        offset,
-                    )
-                )
+                why, text = str(bad), key.decode(errors="replace")
+                batch.unreadable.append(Reject(text, value, "read", "CodecError", why, self._topic, partition, offset))
                 continue
-            items.append(Item(key, version, document, partition, offset))
-            keys.add(key)
+            batch.add(key, Item(key, version, document, partition, offset))
+            batch.size += len(key) + _ACTION_BYTES
             if batch.size > MAX_BODY_BYTES:
                 batch = _Batch()
                 batches.append(batch)
-                lines, items, keys = batch.lines, batch.items, batch.keys
         return [b for b in batches if b.offsets]
 
     def _on_error(self, error: KafkaError) -> None:
@@ -194,39 +183,32 @@ class Indexer:
         raise refusal(error, f"cannot read topic {self._topic}", self._cluster.bootstrap)
 
     def _submit(self, pool: ThreadPoolExecutor, batch: _Batch) -> None:
-        """Step 2. Waits for room, and for every batch under way that shares a key."""
-        while self._under_way and (
-            len(self._under_way) >= self._in_flight + _READY
-            or any(not batch.keys.isdisjoint(other.keys) for other, _ in self._under_way)
-        ):
+        """Step 2. Waits until it may."""
+        while not self._in_flight.may_submit(batch):
             self._finish_oldest()
         if batch.items:
-            body = b"\n".join([*batch.lines, b""])
-            batch.lines.clear()
-            future = pool.submit(self._writer.write, batch.items, body)
+            batch.request = pool.submit(self._writer.write, list(batch.items.values()))
         else:
-            future = Future()
-            future.set_result(BulkResult())
-        self._under_way.append((batch, future))
+            batch.request.set_result(BulkResult())
+        self._in_flight.submit(batch)
 
     def _finish_oldest(self) -> None:
         """Steps 3 and 4."""
-        batch, future = self._under_way[0]
-        result = future.result()
+        batch = self._in_flight.oldest
+        result = batch.request.result()
         rejects = [*batch.unreadable, *result.rejects]
         if rejects:
             self._rejects.write(rejects)
             self._rejected += len(rejects)
             self._reporter.count("rejected", len(rejects))
-        self._under_way.popleft()
-        self._done |= batch.offsets
+        self._in_flight.finish()
         self._throttle.take(len(batch.items), batch.size)
         if batch.items:
             self._backoff.reset()
             self._reporter.waiting("")
         self._reporter.count("indexed", result.indexed)
-        if result.superseded:
-            self._reporter.count("superseded", result.superseded)
+        if superseded := result.superseded + batch.superseded:
+            self._reporter.count("superseded", superseded)
         if self._rejected > self._max_rejects:
             raise BlockedError(
                 f"indexer {self._name} rejected {self._rejected} documents",
@@ -237,7 +219,7 @@ class Indexer:
 
     def _settle(self, *, wait: bool) -> None:
         """Finish what is under way: all of it, or what has finished by itself."""
-        while self._under_way and (wait or self._under_way[0][1].done()):
+        while self._in_flight and (wait or self._in_flight.oldest.request.done()):
             self._finish_oldest()
 
     def _check(self) -> None:
@@ -247,27 +229,43 @@ class Indexer:
             self._checked_at = time.monotonic()
 
     def _commit(self, consumer: Consumer, *, force: bool = False) -> None:
-        """Step 5."""
-        if not self._done or not (force or time.monotonic() - self._committed_at > _COMMIT_S):
+        """Step 5. What can't be committed now is kept, and committed with the next."""
+        if not (force or time.monotonic() - self._committed_at > _COMMIT_S):
             return
-        offsets = [TopicPartition(self._topic, p, offset) for p, offset in self._done.items()]
         try:
-            consumer.commit(offsets=offsets, asynchronous=False)
+            if self._in_flight.unrecalled():
+                self._recall(consumer)
+            places = self._in_flight.to_commit()
+            if not places:
+                return
+            consumer.commit(offsets=[self._place(p, place) for p, place in places.items()], asynchronous=False)
         except KafkaException as error:
             inner = kafka_error(error)
             if inner.code() in (KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError._STATE):
-                self._done.clear()  # the partitions are somebody else's now, who indexes from the old offset
+                self._in_flight.disown()  # they are somebody else's now, who indexes from the old offset
             elif not is_transient(inner) and inner.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise refusal(error, "cannot commit offsets", self._cluster.bootstrap) from None
             else:
                 self._reporter.waiting(f"Kafka ({self._cluster.bootstrap}): {inner.str()}")
                 self._commit_failed = True
-            return  # kept, and committed with the next
+            return
         if self._commit_failed:
             self._commit_failed = False
             self._reporter.waiting("")
-        self._done.clear()
+        self._in_flight.committed()
         self._committed_at = time.monotonic()
+
+    def _recall(self, consumer: Consumer) -> None:
+        """Look up the applied clock of partitions that are committed for the first time since they are ours."""
+        wanted = [TopicPartition(self._topic, p) for p in self._in_flight.unrecalled()]
+        for place in consumer.committed(wanted, _RECALL_S):
+            if place.error is not None:
+                raise KafkaException(place.error)
+            self._in_flight.recall(place.partition, Applied.decode(place.metadata))
+
+    def _place(self, partition: int, place: Place) -> TopicPartition:
+        metadata = "" if place.applied is None else place.applied.encode()
+        return TopicPartition(self._topic, partition, place.offset, metadata)
 
     def _throttled(self, consumer: Consumer) -> None:
         self._throttle.set_share(len(consumer.assignment()), self._partitions)
@@ -285,18 +283,10 @@ class Indexer:
             self._commit(consumer, force=True)
         except Stopped:
             pass
-        self._forget(partitions)
+        self._in_flight.forget(place.partition for place in partitions)
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._forget(partitions)
-
-    def _forget(self, partitions: list[TopicPartition]) -> None:
-        """Commit nothing of these any more, nor what is under way: it would put the offset back behind the one of
-        the worker that has them now, and one that is at the end already would never commit again."""
-        for place in partitions:
-            self._done.pop(place.partition, None)
-            for batch, _ in self._under_way:
-                batch.offsets.pop(place.partition, None)
+        self._in_flight.forget(place.partition for place in partitions)
 
 
 def _tombstone_version(message: Message) -> int:

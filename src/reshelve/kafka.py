@@ -60,6 +60,14 @@ def header_items(message: Message) -> list[tuple[str, bytes]]:
     return [(name, v.encode() if isinstance(v, str) else v) for name, v in pairs if v is not None]
 
 
+@dataclass(frozen=True, slots=True)
+class CommittedPlace:
+    """What a group has committed of a partition. offset None: nothing; metadata: of the committer's making."""
+
+    offset: int | None
+    metadata: str
+
+
 @dataclass(frozen=True)
 class KafkaCluster:
     """Where the brokers are and how to speak to them.
@@ -222,13 +230,19 @@ class KafkaCluster:
         self, group: str, topic: str, partitions: int, *, timeout: float = ADMIN_TIMEOUT_S
     ) -> dict[int, int | None]:
         """The group's committed offset of every partition; None where there is none. Raises ReshelveError."""
+        return {p: at.offset for p, at in self.committed_places(group, topic, partitions, timeout=timeout).items()}
+
+    def committed_places(
+        self, group: str, topic: str, partitions: int, *, timeout: float = ADMIN_TIMEOUT_S
+    ) -> dict[int, CommittedPlace]:
+        """The same, each with the metadata that was committed with the offset. Raises ReshelveError."""
         wanted = [TopicPartition(topic, p) for p in range(partitions)]
         observer = self._observer(group)
         try:
             found = _patiently(lambda wait: observer.committed(wanted, wait), timeout)
         except KafkaException as error:
             raise refusal(error, f"cannot read the offsets of group {group}", self.bootstrap) from None
-        return {tp.partition: tp.offset if tp.offset >= 0 else None for tp in found}
+        return {tp.partition: CommittedPlace(tp.offset if tp.offset >= 0 else None, tp.metadata or "") for tp in found}
 
     def stable_ends(self, topic: str, partitions: int, *, timeout: float = ADMIN_TIMEOUT_S) -> dict[int, int]:
         """The last stable offset of every partition: a reader of committed records ends there. Raises ReshelveError."""
@@ -260,14 +274,24 @@ class KafkaCluster:
         return {}
 
     def read(
-        self, topic: str, partitions: Iterable[int], *, group: str = _READER, idle: float = 60.0
+        self,
+        topic: str,
+        partitions: Iterable[int],
+        *,
+        starts: Mapping[int, int] | None = None,
+        ends: Mapping[int, int] | None = None,
+        group: str = _READER,
+        idle: float = 60.0,
     ) -> Iterator[Message]:
-        """Every committed record of the partitions from their beginning to the last stable offset as it is now.
+        """Every committed record of the partitions from `starts` (by default their beginning) up to but not
+        including `ends` (by default the last stable offset as it is now).
 
         Raises Unreachable when nothing comes for `idle` seconds before the end."""
         wanted = sorted(set(partitions))
-        ends = self.stable_ends(topic, max(wanted) + 1) if wanted else {}
-        open_ = {p for p in wanted if ends[p] > 0}
+        if ends is None:
+            ends = self.stable_ends(topic, max(wanted) + 1) if wanted else {}
+        starts = {p: 0 if starts is None else starts[p] for p in wanted}
+        open_ = {p for p in wanted if ends[p] > starts[p]}
         if not open_:
             return
         settings = {
@@ -281,7 +305,7 @@ class KafkaCluster:
         consumer = self.consumer(group, settings)
         try:
             # 0 and not OFFSET_BEGINNING: librdkafka looks that one up first, and takes half a second for it.
-            consumer.assign([TopicPartition(topic, p, 0) for p in sorted(open_)])
+            consumer.assign([TopicPartition(topic, p, starts[p]) for p in sorted(open_)])
             last = time.monotonic()
             while open_:
                 for message in consumer.consume(2000, 0.02):
