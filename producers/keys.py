@@ -29,7 +29,7 @@ from reshelve.model import WATERMARK_KEY, RunId, split_key
 from reshelve.producers.key_batch import KeyBatch, vanished
 from reshelve.producers.shaping import Shaped, Shaper, produce_when_free
 from reshelve.producers.snapshot import Snapshot, SnapshotReader
-from reshelve.producers.transaction import Step, Transactor, TryAgain
+from reshelve.producers.transactor import Step, Transactor, TryAgain
 from reshelve.reporter import Backoff, Reporter
 from reshelve.schemas.codec import (
     WATERMARK,

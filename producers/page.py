@@ -15,7 +15,7 @@ from reshelve.errors import SourceRefused
 from reshelve.model import PageTask, RunId
 from reshelve.producers.shaping import Shaped, Shaper, one_line, produce_when_free
 from reshelve.producers.snapshot import SnapshotReader
-from reshelve.producers.transaction import TryAgain
+from reshelve.producers.transactor import TryAgain
 from reshelve.schemas.envelope import envelope_head, seal
 
 PAGE_SECONDS: Final = 0.5

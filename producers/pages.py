@@ -26,7 +26,7 @@ from reshelve.model import PageTask, Receipt, RunId, split_key
 from reshelve.producers.page import FIRST_PAGE_ROWS, PAGE_SECONDS, Page, PageProducer, PageTooLarge, next_page_rows
 from reshelve.producers.shaping import produce_when_free
 from reshelve.producers.snapshot import SnapshotReader
-from reshelve.producers.transaction import Step, Transactor
+from reshelve.producers.transactor import Step, Transactor
 from reshelve.reporter import Reporter
 from reshelve.schemas.codec import CodecError, decode_page_task, encode_page_task, encode_receipt
 from reshelve.throttle import Throttle

@@ -3,12 +3,17 @@
 A run that was stopped, killed or blocked goes through the same stages again: each finds what is done
 already (topics, index, tasks, receipts, offsets) and does only what is left.
 
-    create    topics, consumer groups at offset 0, the index with its private write alias, the page tasks
-    copy      until the receipts tile every segment
-    index     until every partition is durably indexed up to its last stable offset
-    validate  topic against index, source against index
+    create    topics, consumer groups at offset 0, the index with its private write alias, publication and slot, the
+              page tasks
+    copy      until the receipts tile every segment; changes are followed from here on
+    settle    the keys that changed during the copy once more
+    index     until every partition is durably indexed up to where it then ends
+    validate  topic against index, source against index; key readers are held meanwhile
+    catchup   until what is not indexed yet is younger than limits.max_seconds_behind
     cutover   the gates, then one atomic swap of the alias
-    close     the report
+    close     what was committed before the swap is indexed, publication and slot are dropped; the report
+
+Without live changes (`changes: none`) there is nothing to settle and to catch up with.
 """
 
 from __future__ import annotations
@@ -24,22 +29,25 @@ from reshelve.children import Children, beside
 from reshelve.consumers import generation
 from reshelve.consumers.rejects import count_rejects
 from reshelve.context import RunContext
-from reshelve.cutover import GateFacts, cut_over, gates, gather
+from reshelve.cutover import GateFacts, LiveFacts, cut_over, gates, gather
 from reshelve.errors import BlockedError, Interrupted, ReshelveError, Unreachable
 from reshelve.journal import JournalWriter
 from reshelve.lease import Lease
+from reshelve.live import LiveChanges
 from reshelve.model import facts
 from reshelve.producers.tasks import seed_pages
 from reshelve.progress import Progress, ProgressReader, topics_gone
 from reshelve.report import save_report
 from reshelve.state import RunState
 from reshelve.validator.coordinator import validate
+from reshelve.validator.recomputation import recompute
 from reshelve.validator.verdict import Validation
 
 T = TypeVar("T")
 _TICK_S: Final = 0.2
 _CHECKPOINT_S: Final = 5.0
 _CUTOVER_RETRY_S: Final = 2.0
+_REST_S: Final = 2.0  # without a new record: key readers that are told to hold have done their last batch
 
 
 class Observer(Protocol):
@@ -55,12 +63,13 @@ class Options:
     """How a run is driven here; none of it changes what comes out.
 
     until                  "copied" or "validated" stops before the swap; None goes through
-    page_readers, indexers  workers on this machine; others may join from elsewhere
+    page_readers, key_readers, indexers  workers on this machine; others may join from elsewhere
     reports                where report and logs go, in a folder named after the run
     """
 
     until: str | None
     page_readers: int
+    key_readers: int
     indexers: int
     reports: Path
     environ: dict[str, str]
@@ -88,6 +97,9 @@ class Run:
         self._checkpoint_at = 0.0
         self._checkpoint: dict[str, Any] = {}
         self._progress: Progress | None = None
+        self._recording = threading.Lock()  # what is done beside the watching has entries of its own
+        self._followed = context.plan.changes.followed
+        self._live = LiveChanges(context, state, self._record, self._say_and_go_on)
 
     def drive(self) -> RunState:
         """Go through the stages. Raises what ends the run early, after it is in the journal."""
@@ -121,9 +133,29 @@ class Run:
         self._enter("create")
         self._create()
         self._reader = ProgressReader(self._context)
+        self._copy()
+        if self._options.until == "copied":
+            self._stop_here("copied")
+            return
+        if self._followed:
+            self._settle()
+        self._children.start("validator", 1)  # it takes seconds to join its group: meanwhile the rest is indexed
+        self._index()
+        self._enter("validate")
+        validation, live = self._validate()
+        if self._options.until == "validated":
+            self._stop_here("validated")
+            return
+        if self._followed:
+            self._catch_up()
+        self._enter("cutover")
+        self._cut_over(validation, live)
+        self._close()
+
+    def _copy(self) -> None:
         self._enter("copy")
         self._children.start("pages", self._options.page_readers)
-        self._children.start("indexer", self._options.indexers)
+        self._follow()
         progress = self._until("copy", lambda now: now.tiling.complete or bool(now.tiling.faults))
         if progress.tiling.faults:
             raise BlockedError(
@@ -134,21 +166,33 @@ class Run:
             )
         self._children.stop("pages")
         self._record("copied", facts(progress.tiling))
-        if self._options.until == "copied":
-            self._stop_here("copied")
-            return
-        self._children.start("validator", 1)  # it takes seconds to join its group: meanwhile the rest is indexed
+
+    def _follow(self) -> None:
+        """What keeps the index after the source."""
+        if self._followed:
+            self._children.start("tailer", 1)
+            self._children.start("keys", self._options.key_readers)
+        self._children.start("indexer", self._options.indexers)
+
+    def _settle(self) -> None:
+        self._enter("settle")
+        ends = self._beside("settle", self._live.settle)
+        self._until("settle", lambda now: all(now.key_positions.get(p, 0) >= end for p, end in ends.items()))
+
+    def _index(self) -> None:
+        """Up to where the topic ends now: with live changes it never ends."""
         self._enter("index")
-        progress = self._until("index", lambda now: now.tiling.complete and now.drained)
+        context = self._context
+        ends = self._beside(
+            "index", lambda: context.cluster.written_ends(context.run.topic("documents"), context.partitions)
+        )
+        progress = self._until("index", lambda now: all(now.committed.get(p, 0) >= end for p, end in ends.items()))
         self._record("drained", progress.as_dict())
-        self._enter("validate")
-        validation = self._validate(progress)
-        if self._options.until == "validated":
-            self._stop_here("validated")
-            return
-        self._enter("cutover")
-        self._cut_over(progress, validation)
-        self._close()
+
+    def _catch_up(self) -> None:
+        self._enter("catchup")
+        limit = self._context.spec.limits.max_seconds_behind
+        self._until("catchup", lambda now: now.seconds_behind is not None and now.seconds_behind < limit)
 
     def _create(self) -> None:
         context, plan, run = self._context, self._context.plan, self._context.run
@@ -161,9 +205,12 @@ class Run:
                 )
             # Only now: later on, a group without offsets has lost them, and must not begin again at 0.
             context.cluster.start_group(run.group("pages"), run.topic("pages"), context.partitions)
+            context.cluster.start_group(run.group("keys"), run.topic("changes"), context.partitions)
             context.cluster.start_group(run.group("indexer"), run.topic("documents"), context.partitions)
             uuid = generation.create(context.opensearch, plan.index, plan.write_alias, plan.definition)
             self._record("created", {"index": plan.index, "uuid": uuid, "topics": [t.name for t in plan.topics]})
+        if self._followed:
+            beside(self._live.begin, self._watch_lease)
         seed_pages(context.cluster, run, plan.segments, context.partitions, self._say_and_go_on)
 
     def _require_created(self) -> None:
@@ -217,18 +264,50 @@ class Run:
         self._stop.wait(_TICK_S)
         return progress
 
+    def _watch_lease(self) -> None:
+        """For what takes its time before there are workers to watch."""
+        self._go_on(self._stage)
+        self._lease.poll()
+        self._stop.wait(_TICK_S)
+
     def _beside(self, stage: str, work: Callable[[], T]) -> T:
         """Do something that blocks, while the workers are watched all the same."""
         return beside(work, lambda: self._tick(stage))
 
-    def _validate(self, progress: Progress) -> Validation:
+    def _validate(self) -> tuple[Validation, LiveFacts | None]:
+        """The validation; with live changes also what the gates need of the moment at which nothing was added to the
+        topic: everything in it was indexed, and counted once more."""
+        if not self._followed:
+            validation = self._judge()
+            return validation, None
+        with self._live.held():
+            ends = self._await_rest()
+            validation = self._judge()
+            self._observer.say("recomputing counts and checksums for the gates")
+            recomputed = self._beside("validate", lambda: recompute(self._context))
+        settled = {int(p): end for p, end in self._state.facts["settled"]["ends"].items()}
+        return validation, LiveFacts(settled, validation.version, ends, recomputed)
+
+    def _judge(self) -> Validation:
         validation = self._beside(
-            "validate", lambda: validate(self._context, progress.tiling, report=self._observer.say)
+            "validate", lambda: validate(self._context, self._last.tiling, report=self._observer.say)
         )
         self._children.stop("validator")
         self._record("validated", validation.as_dict())
         self._require_clean(validation, count_rejects(self._context.cluster, self._context.run))
         return validation
+
+    def _await_rest(self) -> dict[int, int]:
+        """Until nobody adds to the topic for a while, and all of it is indexed; where it ends."""
+        since, last = time.monotonic(), dict[int, int]()
+
+        def at_rest(now: Progress) -> bool:
+            nonlocal since, last
+            if now.ends != last:
+                since, last = time.monotonic(), dict(now.ends)
+            return now.drained and time.monotonic() - since > _REST_S
+
+        return dict(self._until("validate", at_rest).ends)
 
     def _require_clean(self, validation: Validation, rejects: int) -> None:
         run, index = self._context.run, self._context.plan.index
@@ -249,14 +328,17 @@ class Run:
                 " Then run again, or anew with --new",
             )
 
-    def _cut_over(self, progress: Progress, validation: Validation) -> None:
-        self._children.stop("indexer")
-        self._observer.say("recomputing counts and checksums for the gates")
+    def _cut_over(self, validation: Validation, live: LiveFacts | None) -> None:
+        if live is None:
+            self._children.stop("indexer")
         context, uuid = self._context, self._state.index_uuid
         while True:
             try:
-                found = self._beside("cutover", lambda: gather(context, progress.tiling, validation, uuid))
-                swap_alias(context, found, self._record, self._say_and_go_on)
+                found = self._beside(
+                    "cutover",
+                    lambda: gather(context, self._last.tiling, validation, uuid, live, report=self._observer.say),
+                )
+                self._beside("cutover", lambda: swap_alias(context, found, self._record, self._say_and_go_on))
                 self._observer.say(f"alias {context.plan.alias} now points to {context.plan.index}")
                 return
             except Unreachable as error:  # each step looks first at what is done already
@@ -268,6 +350,12 @@ class Run:
         self._observer.say(text)
         self._go_on(self._stage)
 
+    @property
+    def _last(self) -> Progress:
+        """The newest picture."""
+        assert self._progress is not None
+        return self._progress
+
     def _wait(self, stage: str, seconds: float) -> None:
         """Let time pass, and watch all the same."""
         deadline = time.monotonic() + seconds
@@ -276,8 +364,21 @@ class Run:
 
     def _close(self) -> None:
         self._enter("close")
+        if self._followed:
+            self._end_changes()
         self._record("completed", {"message": "Reindex complete"})
         self._report()
+
+    def _end_changes(self) -> None:
+        """Searches read the new index from now on: it gets what was committed until then, and is left to itself."""
+        if "slot_dropped" not in self._state.facts:
+            if self._reader is None:
+                self._reader = ProgressReader(self._context)
+                self._follow()
+            swapped_ms = time.time() * 1000
+            self._until("close", lambda now: now.applied_at is not None and now.applied_at >= swapped_ms)
+        self._children.stop()
+        self._live.end()
 
     def _stop_here(self, where: str) -> None:
         self._children.stop()
@@ -294,7 +395,8 @@ class Run:
             self._record("stage", {"stage": stage})
 
     def _record(self, kind: str, data: dict[str, Any]) -> None:
-        self._state.take(self._journal.append(kind, data))
+        with self._recording:
+            self._state.take(self._journal.append(kind, data))
 
     def _write_checkpoint(self, progress: Progress, *, force: bool = False) -> None:
         now = time.monotonic()

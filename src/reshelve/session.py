@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from reshelve.context import RunContext
-from reshelve.errors import BlockedError, UsageError
+from reshelve.errors import BlockedError, ReshelveError, UsageError
 from reshelve.journal import JournalWriter, create_journal, read_journal
 from reshelve.kafka import KafkaCluster
 from reshelve.lease import Holder, Lease
+from reshelve.live import LiveChanges
 from reshelve.plan import Plan, make_plan
 from reshelve.spec import Spec
 from reshelve.state import RunState, find_run, fold
@@ -91,6 +92,7 @@ def _open(
         for old in unfinished:
             JournalWriter(cluster, old.run).append("aborted", {"why": f"given up for {plan.run} (--new)"})
             report(f"run {old.run} given up; `reshelve clean {old.run}` removes what it made")
+            _end_changes(old, cluster, report)
     if resumed:
         state = unfinished[-1]
         _require_same(state, plan)
@@ -111,6 +113,19 @@ def _open(
     # They may be changed between two starts, and the workers know the run from the journal alone.
     state.take(journal.append("started", started | {"limits": spec.limits.model_dump(mode="json")}))
     return Session(RunContext(plan, spec), state, journal, lease, resumed)
+
+
+def _end_changes(old: RunState, cluster: KafkaCluster, report: Callable[[str], None]) -> None:
+    """A slot that nobody reads any more fills the source's disk: it goes at once, and not only when somebody cleans."""
+    journal = JournalWriter(cluster, old.run)
+
+    def record(kind: str, data: dict[str, Any]) -> None:
+        old.take(journal.append(kind, data))
+
+    try:
+        LiveChanges(RunContext(old.plan, old.plan.resolve()), old, record, report).end()
+    except ReshelveError as error:
+        report(f"its replication slot {old.plan.changes.slot} may still keep WAL: {error}")
 
 
 def _require_same(state: RunState, now: Plan) -> None:

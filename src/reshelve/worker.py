@@ -34,6 +34,7 @@ from reshelve.throttle import Throttle
 
 if TYPE_CHECKING:
     from reshelve.consumers.indexer import Indexer
+    from reshelve.producers.keys import KeyReader
     from reshelve.producers.pages import PageReader
 
 _M_ARENA_MAX: Final = -8  # malloc.h
@@ -110,7 +111,8 @@ def _say_where(url: str | None) -> None:
 
 
 def _role(role: str, context: RunContext, state: RunState, name: str, reporter: Reporter) -> Callable[[], None]:
-    return (_page_reader if role == "pages" else _indexer)(context, state, name, reporter).work
+    roles = {"pages": _page_reader, "tailer": _tailer, "keys": _key_reader, "indexer": _indexer}
+    return roles[role](context, state, name, reporter).work
 
 
 def _page_reader(context: RunContext, _state: RunState, name: str, reporter: Reporter) -> PageReader:
@@ -129,6 +131,22 @@ def _page_reader(context: RunContext, _state: RunState, name: str, reporter: Rep
             max_document_bytes=context.spec.kafka.max_document_bytes,
         ),
         throttle=Throttle(limits.documents_per_second, limits.megabytes_per_second),
+        transform=context.transform,
+        reporter=reporter,
+    )
+
+
+def _key_reader(context: RunContext, _state: RunState, name: str, reporter: Reporter) -> KeyReader:
+    from reshelve.producers.keys import KeyReader
+
+    return KeyReader(
+        context.cluster,
+        context.run,
+        context.snapshot_reader(f"reshelve keys {name}"),
+        name=name,
+        columns=len(context.plan.source.key),
+        max_rejects=context.spec.limits.max_rejects,
+        max_document_bytes=context.spec.kafka.max_document_bytes,
         transform=context.transform,
         reporter=reporter,
     )

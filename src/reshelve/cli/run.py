@@ -32,6 +32,7 @@ def run(
     until: Annotated[Until | None, typer.Option(help="Stop before the swap; running again goes on.")] = None,
     new: Annotated[bool, typer.Option("--new", help="Give an unfinished run up instead of going on with it.")] = False,
     page_readers: Annotated[int, typer.Option(min=0, help="Page readers on this machine.")] = 1,
+    key_readers: Annotated[int, typer.Option(min=0, help="Key readers on this machine.")] = 1,
     indexers: Annotated[int, typer.Option(min=0, help="Indexers on this machine.")] = 1,
     reports: Annotated[Path, typer.Option(help="Folder for reports and logs, one folder for each run.")] = Path(
         "reports"
@@ -49,7 +50,12 @@ def run(
     say(f"run {plan.run}: about {plan.estimated_documents:,} documents into {plan.index}, behind alias {plan.alias}")
     display = make_display(plan, as_json)
     options = Options(
-        until.value if until else None, page_readers, indexers, reports, cluster_environment(session.context.cluster)
+        until.value if until else None,
+        page_readers,
+        key_readers,
+        indexers,
+        reports,
+        cluster_environment(session.context.cluster),
     )
     try:
         state = Run(session.context, session.state, session.journal, session.lease, options, display, stop).drive()

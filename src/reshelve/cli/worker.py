@@ -16,12 +16,20 @@ class Role(Enum):
     """What a worker does."""
 
     pages = "pages"
+    tailer = "tailer"
+    keys = "keys"
     indexer = "indexer"
     validator = "validator"
 
 
 def worker(
-    role: Annotated[Role, typer.Argument(help="pages: source → topic. indexer: topic → index. validator: checks.")],
+    role: Annotated[
+        Role,
+        typer.Argument(
+            help="pages: source → topic. tailer: changes → keys. keys: keys → topic. indexer: topic → index."
+            " validator: checks."
+        ),
+    ],
     run: RunArgument,
     name: Annotated[
         str | None,
