@@ -59,6 +59,19 @@ def test_a_sample_is_classed_by_three_sides(source: bytes | None, target: Readin
 
 
 @pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        (None, None, None),
+        (b"born again", None, "missing"),  # and no change of it came
+        (None, Reading(5, b"read"), "extra"),  # resurrected
+        (b"born again", Reading(5, b"read"), "extra"),
+    ],
+)
+def test_a_sampled_tombstone_is_classed_too(source: bytes | None, target: Reading | None, expected: str | None) -> None:
+    assert classify_sample(source, target, None) == expected
+
+
+@pytest.mark.parametrize(
     ("one", "other"),
     [
         (b'{"a": 1, "b": [1.50, null]}', b'{"b":[1.5,null],"a":1.0}'),

@@ -10,13 +10,15 @@ import pytest
 
 from reshelve.errors import AccessRefused, BlockedError, Unreachable, UsageError
 from reshelve.model import Receipt
+from reshelve.receipts import Tiling
 from reshelve.schemas.codec import CHECK_TASK, CodecError, encode_receipt
+from reshelve.validator.coordinator import faults
 from reshelve.validator.credentials import credentials
 from reshelve.validator.tasks import CheckResult, CheckTask, Scope, decode
 from reshelve.validator.verdict import PartitionVerdict, Validation
 
 _SCOPE = Scope(expires=1.5, index="cities-1", pit="abc", slices=2, buckets=256, counts=True, checksums=False, samples=3)
-_TASK = CheckTask("check", "partition", 3, _SCOPE, "AAAA")
+_TASK = CheckTask("check", "partition", 3, _SCOPE, "AAAA", 17)
 _RESULT = CheckResult("check", "target", 0, "host/1", 0.5, {"sums": ["AAAA"]})
 
 
@@ -73,6 +75,41 @@ def test_a_validation_in_the_journal_is_bounded() -> None:
     assert again.partitions[0].drifted == verdict.drifted[:100]
     assert again == replace(found, partitions=(replace(verdict, drifted=verdict.drifted[:100]), _CLEAN))
     assert (again.drift, again.rejected, again.target_documents) == ({"missing": 5_000}, 7, 20)
+
+
+def test_a_validation_says_as_of_when_and_up_to_where_it_is() -> None:
+    verdicts = tuple(replace(_CLEAN, partition=p, end=7 + p, version=20 - p, pending=p) for p in range(3))
+    found = Validation("check", "2026-01-02T03:04:05+00:00", 1.0, 10, verdicts)
+    assert (found.version, found.ends, found.pending) == (18, {0: 7, 1: 8, 2: 9}, 3)
+    assert "3 not judged" in found.summary() and found.clean
+    assert Validation.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+    assert replace(found, partitions=(replace(_CLEAN, version=None), *verdicts)).version is None
+    shown = found.as_dict()
+    assert (shown["version"], shown["pending"], shown["partitions"][1]["end"]) == (18, 3, 8)
+
+
+_TILING = Tiling(segments=1, open=(), faults=(), rows=10, documents=10, left_out=0, rejected=0, bytes=9, checksum=0x4D)
+_UNCHANGED = replace(_CLEAN, page_records=10)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "fault"),
+    [
+        (_UNCHANGED, None),
+        (replace(_UNCHANGED, page_records=9), "holds 9 documents of pages, the receipts 10"),
+        (replace(_UNCHANGED, page_records=11), "holds 11 documents of pages"),
+        (replace(_UNCHANGED, topic_checksum="4e"), "checksum of the topic"),
+        (replace(_UNCHANGED, page_records=7, changed_records=3, topic_checksum="4e"), None),
+        (replace(_UNCHANGED, page_records=7, changed_records=9, topic_documents=30), None),
+        (replace(_UNCHANGED, page_records=7, changed_records=2), "holds 7 to 9 documents of pages"),
+        (replace(_UNCHANGED, page_records=11, changed_records=2), "holds 11 to 13 documents of pages"),
+        (replace(_UNCHANGED, counts_match=False), "partitions 0: a document stands in the topic twice"),
+        (replace(_UNCHANGED, counts_match=False, drift={"missing": 1}), None),
+    ],
+)
+def test_topic_and_receipts_are_held_against_each_other(verdict: PartitionVerdict, fault: str | None) -> None:
+    found = faults((verdict,), _TILING)
+    assert (fault is None and found == ()) or (fault is not None and len(found) == 1 and fault in found[0])
 
 
 def test_librdkafka_settings_become_fausts() -> None:

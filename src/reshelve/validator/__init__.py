@@ -1,6 +1,9 @@
 """Validation: the topic against the index by partition, the source against the index by samples.
 
 tasks          what a check asks and answers, and how that travels in the topic `checks`
+log            a partition of the topic, record by record
+changed        which keys were changed, and which of them are still to be read again
+newest         the newest version of each of those
 measure        counts and checksums of one side: a partition of the topic, a slice of the index
 compare        what a difference is, and of which class (pure)
 drift          the keys behind a difference, one by one

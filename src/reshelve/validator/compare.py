@@ -105,16 +105,16 @@ class Reading:
     digest: bytes
 
 
-def classify_sample(source: bytes | None, target: Reading | None, topic: Reading) -> Drift | None:
-    """The drift of a sampled document. `source` is the digest of what the source says now (None: it has
-    no such document), `topic` what was read from it for this run."""
+def classify_sample(source: bytes | None, target: Reading | None, topic: Reading | None) -> Drift | None:
+    """The drift of a sampled key. `source` is the digest of what the source says now (None: it has no such
+    document), `topic` what was read from it for this run (None: that it has none)."""
     if target is None:
         return None if source is None else "missing"
     if source == target.digest:
         return None
     if target == topic:
         return "stale"
-    if source is None:
+    if source is None or topic is None:
         return "extra"
     return classify(topic.version, target.version) or "different"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,8 +17,9 @@ from reshelve.model import add_checksums
 from reshelve.receipts import Tiling
 from reshelve.validator.channel import CheckChannel
 from reshelve.validator.compare import PartitionSums, add_sums, buckets_for
+from reshelve.validator.log import growth
 from reshelve.validator.target import PointInTime, open_point_in_time
-from reshelve.validator.tasks import CheckResult, CheckTask, Kind, Scope
+from reshelve.validator.tasks import CheckResult, CheckTask, Scope
 from reshelve.validator.verdict import PartitionVerdict, Validation
 
 TIMEOUT_S: Final = 6 * 3600.0
@@ -26,6 +27,8 @@ _QUIET_S: Final = 30.0  # without a result before the operator is told
 _RESEND_S: Final = 120.0  # before unfinished tasks are sent again; doubled each time
 _TOUCH_S: Final = 300.0  # well under the point in time's keep-alive
 _RETRY_S: Final = 5.0
+_MOST_GROWTHS: Final = 5
+_GROWTH_S: Final = 1.0
 
 Report = Callable[[str], None]
 
@@ -36,18 +39,36 @@ def validate(
     """Have the run checked by whichever validators there are, for at most `timeout` seconds.
 
     A difference is a result. What can't be checked is an error: BlockedError when no validator finishes in
-    time, or what a validator could not do. While a server is away it waits, says so to `report`, and starts
-    the check anew."""
+    time, what a validator could not do, or a topic that grows each time it is checked. While a server is away it
+    waits, says so to `report`, and starts the check anew."""
     deadline = time.time() + timeout
+    grown = 0
     while True:
         check = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         try:
-            return _Check(context, tiling, check, deadline, report).run()
+            found = _Check(context, tiling, check, deadline, report).run()
         except Unreachable as error:
             if time.time() + _RETRY_S > deadline:
                 raise
             report(f"validation starts anew: {error}")
             time.sleep(_RETRY_S)
+            continue
+        if isinstance(found, Validation):
+            return found
+        grown += 1
+        if grown == _MOST_GROWTHS:
+            raise _growing(found)
+        report(f"validation starts anew: a document was written meanwhile ({found})")
+        time.sleep(_GROWTH_S)
+
+
+def _growing(place: str) -> BlockedError:
+    return BlockedError(
+        "the topic can't be validated while documents are written to it",
+        where=place,
+        why=f"it has grown during each of {_MOST_GROWTHS} checks",
+        remedy="hold the key readers while validating, as `reshelve run` does",
+    )
 
 
 @dataclass(frozen=True)
@@ -60,38 +81,47 @@ class _Check:
     deadline: float
     report: Report
 
-    def run(self) -> Validation:
+    def run(self) -> Validation | str:
+        """What was found; or the place of a document that was written while it was looked for, so that topic and
+        index were not those of one moment."""
         started = time.monotonic()
-        asked, partitions = self.context.spec.validation, self.context.partitions
-        buckets = buckets_for(partitions)
-        with self._point() as point:
-            scope = Scope(
-                expires=self.deadline,
-                index=point.index,
-                pit=point.id,
-                slices=point.slices,
-                buckets=buckets,
-                counts=asked.counts == "exact",
-                checksums=asked.checksums,
-                samples=asked.samples_per_partition,
-            )
-            target: list[PartitionSums] = []
-            if scope.counts or scope.checksums:
-                self.report(f"validating: counts and checksums of {point.slices} shards")
-                found = self._have_done("target", [None] * point.slices, scope, point)
-                target = _by_partition([one.data["sums"] for one in found])
-            self.report(f"validating: {partitions} partitions against the index, {scope.samples} samples each")
-            texts: list[str | None] = [sums.encode() for sums in target]
-            found = self._have_done("partition", texts or [None] * partitions, scope, point)
-        verdicts = tuple(PartitionVerdict.from_dict(one.data) for one in found)
+        cluster, topic = self.context.cluster, self.context.run.topic("documents")
+        ends = cluster.stable_ends(topic, self.context.partitions)
+        verdicts = self._judge(ends)
+        place = growth(cluster, topic, ends)
+        if place is not None:
+            return place
         return Validation(
             check=self.name,
             at=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - started, 3),
             expected=self.tiling.documents,
             partitions=self._with_rejects(verdicts),
-            faults=_against_receipts(verdicts, self.tiling),
+            faults=faults(verdicts, self.tiling),
         )
+
+    def _judge(self, ends: Mapping[int, int]) -> tuple[PartitionVerdict, ...]:
+        asked, partitions = self.context.spec.validation, self.context.partitions
+        with self._point() as point:
+            scope = Scope(
+                expires=self.deadline,
+                index=point.index,
+                pit=point.id,
+                slices=point.slices,
+                buckets=buckets_for(partitions),
+                counts=asked.counts == "exact",
+                checksums=asked.checksums,
+                samples=asked.samples_per_partition,
+            )
+            texts: list[str | None] = [None] * partitions
+            if scope.counts or scope.checksums:
+                self.report(f"validating: counts and checksums of {point.slices} shards")
+                slices = [CheckTask(self.name, "target", n, scope) for n in range(point.slices)]
+                sums = _by_partition([one.data["sums"] for one in self._have_done(slices, point)])
+                texts = [one.encode() for one in sums]
+            self.report(f"validating: {partitions} partitions against the index, {scope.samples} samples each")
+            tasks = [CheckTask(self.name, "partition", n, scope, text, ends[n]) for n, text in enumerate(texts)]
+            return tuple(PartitionVerdict.from_dict(one.data) for one in self._have_done(tasks, point))
 
     @contextmanager
     def _point(self) -> Iterator[PointInTime]:
@@ -104,11 +134,10 @@ class _Check:
             except ReshelveError as error:  # it expires by itself, and the verdict stands
                 self.report(str(error))
 
-    def _have_done(
-        self, kind: Kind, targets: Iterable[str | None], scope: Scope, point: PointInTime
-    ) -> list[CheckResult]:
-        """The results of the tasks, in the order of their numbers. Raises the first error of a validator."""
-        waiting = {n: CheckTask(self.name, kind, n, scope, text) for n, text in enumerate(targets)}
+    def _have_done(self, tasks: Sequence[CheckTask], point: PointInTime) -> list[CheckResult]:
+        """The results of the tasks, all of one kind, in their order. Raises the first error of a validator."""
+        kind = tasks[0].kind
+        waiting = {task.number: task for task in tasks}
         done: dict[int, CheckResult] = {}
         touch, tell, resend = _Timer(_TOUCH_S, 1), _Timer(_QUIET_S, 2), _Timer(_RESEND_S, 2)
         with CheckChannel(self.context, self.report) as channel:
@@ -175,12 +204,27 @@ def _by_partition(slices: list[list[str]]) -> list[PartitionSums]:
     return [add_sums(parts) for parts in zip(*decoded, strict=True)]
 
 
-def _against_receipts(verdicts: tuple[PartitionVerdict, ...], tiling: Tiling) -> tuple[str, ...]:
-    """Also the proof that each key stands in the topic once, which the sums rely on."""
-    documents = sum(verdict.topic_documents for verdict in verdicts)
-    checksum = add_checksums(int(verdict.topic_checksum, 16) for verdict in verdicts)
-    if documents != tiling.documents:
-        return (f"the topic holds {documents:,} documents, the receipts {tiling.documents:,}",)
-    if checksum != tiling.checksum:
-        return ("the checksum of the topic is not that of the receipts",)
-    return ()
+def faults(verdicts: Sequence[PartitionVerdict], tiling: Tiling) -> tuple[str, ...]:
+    """What is wrong with the topic as a whole. Pure.
+
+    Of the documents that the receipts count, those of keys never changed are in the topic once each; those of the
+    others are some of those keys' records. Where no key was changed, this leaves one number, and the checksum must
+    be that of the receipts: the proof that each key stands in the topic once. Where keys were changed, it is the
+    index that proves it for the others, because that counts a key once."""
+    pages = sum(verdict.page_records for verdict in verdicts)
+    most = pages + sum(verdict.changed_records for verdict in verdicts)
+    found = []
+    if not pages <= tiling.documents <= most:
+        held = f"{pages:,}" if pages == most else f"{pages:,} to {most:,}"
+        found.append(f"the topic holds {held} documents of pages, the receipts {tiling.documents:,}")
+    elif pages == most:
+        checksum = add_checksums(int(verdict.topic_checksum, 16) for verdict in verdicts)
+        if checksum != tiling.checksum:
+            found.append("the checksum of the topic is not that of the receipts")
+    twice = [
+        v.partition for v in verdicts if False in (v.counts_match, v.checksums_match) and not any(v.drift.values())
+    ]
+    if twice:
+        text = ", ".join(map(str, twice))
+        found.append(f"partitions {text}: a document stands in the topic twice, and no key task names it")
+    return tuple(found)

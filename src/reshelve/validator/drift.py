@@ -6,20 +6,18 @@ index that differs in every document fills a disk's corner, not memory, and the 
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from reshelve.kafka import KafkaCluster
 from reshelve.validator.compare import Drift, classify
-from reshelve.validator.measure import bucket_of, records
-from reshelve.validator.target import Check, PointInTime
+from reshelve.validator.log import DocumentLog
+from reshelve.validator.measure import bucket_of
+from reshelve.validator.newest import scratch
+from reshelve.validator.target import PointInTime
 
 LISTED: Final = 1_000
 _LISTED_BYTES: Final = 300_000  # of keys: a result must fit a record of 1 MB
-_CACHE_KIB: Final = 16_384
 
 _TABLE: Final = "create table side (key blob primary key, topic integer, target integer, gone integer) without rowid"
 _TOPIC: Final = """
@@ -42,36 +40,24 @@ class DriftedKeys:
     listed: tuple[tuple[str, Drift], ...]
 
 
-def list_drift(
-    cluster: KafkaCluster,
-    topic: str,
-    partition: int,
-    point: PointInTime,
-    *,
-    partitions: int,
-    buckets: int,
-    differing: frozenset[int],
-    check: Check = lambda: None,
-) -> DriftedKeys:
-    """Compare topic and index key by key in the differing buckets of a partition.
+def list_drift(log: DocumentLog, point: PointInTime, *, buckets: int, differing: frozenset[int]) -> DriftedKeys:
+    """Compare topic and index key by key in the differing buckets of a partition. Of a key that stands in the topic
+    several times, the highest version counts.
 
-    Raises as `records` and `PointInTime.scan` do."""
+    Raises as `DocumentLog` and `PointInTime.scan` do."""
 
     def wanted(key: bytes) -> bool:
-        place, bucket = bucket_of(key, partitions, buckets)
-        return place == partition and bucket in differing
+        place, bucket = bucket_of(key, log.partitions, buckets)
+        return place == log.partition and bucket in differing
 
-    with _sides() as sides:
+    with scratch() as sides:
+        sides.execute(_TABLE)
         sides.executemany(
             _TOPIC,
-            (
-                (key, version, document is None)
-                for key, version, document in records(cluster, topic, partition, partitions, check)
-                if wanted(key)
-            ),
+            ((key, version, document is None) for key, rest, version, document in log if rest % buckets in differing),
         )
         for number in range(point.slices):
-            for hits in point.scan(number, check):
+            for hits in point.scan(number, log.check):
                 keys = ((hit["_id"].encode(), hit["_version"]) for hit in hits)
                 sides.executemany(_TARGET, (pair for pair in keys if wanted(pair[0])))
         return _collect(sides.execute(_DIFFERENT), classify)
@@ -92,19 +78,3 @@ def _collect(
         if len(listed) < LISTED and room >= 0:
             listed.append((key.decode("utf-8", "replace"), drift))
     return DriftedKeys(counts, tuple(listed))
-
-
-@contextmanager
-def _sides() -> Iterator[sqlite3.Connection]:
-    """A private database without a name: SQLite keeps it in a temporary file that it has unlinked already,
-    beyond the cache that it may hold in memory."""
-    connection = sqlite3.connect("", isolation_level=None)
-    try:
-        connection.execute(f"pragma cache_size = -{_CACHE_KIB}")
-        connection.execute("pragma journal_mode = off")
-        connection.execute("pragma synchronous = off")
-        connection.execute(_TABLE)
-        connection.execute("begin")
-        yield connection
-    finally:
-        connection.close()

@@ -1,30 +1,28 @@
 """Counts and checksums of one side: a partition of the topic, a slice of the index.
 
-Both are streamed; what is kept is the sums and the samples, whatever the size.
+Both are streamed; what is kept is the sums and the samples, whatever the size, and of changed keys a
+temporary table.
 """
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import Iterator
+import heapq
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final
 from zlib import crc32
 
 import xxhash
-from confluent_kafka import Message
 
 from reshelve.errors import BlockedError
-from reshelve.kafka import KafkaCluster
 from reshelve.model import add_checksums
-from reshelve.schemas.codec import CodecError
-from reshelve.schemas.envelope import VERSION_HEADER, EnvelopeReader
+from reshelve.validator.changed import ChangedKeys
 from reshelve.validator.compare import PartitionSums
+from reshelve.validator.log import LogRecord
+from reshelve.validator.newest import NewestVersions, scratch
 from reshelve.validator.target import Check, PointInTime
 
-_STEP: Final = 10_000  # records between two looks at `check`
-T = TypeVar("T")
+_RANKS: Final = 1 << 64
 
 
 class Accumulator:
@@ -56,111 +54,111 @@ def bucket_of(key: bytes, partitions: int, buckets: int) -> tuple[int, int]:
     return partition, rest % buckets
 
 
-class Reservoir(Generic[T]):
-    """A uniform sample of `size` out of a stream of unknown length, in one pass: Li's Algorithm L
-    (https://doi.org/10.1145/198429.198435). `next` is the place in the stream, from 0, of the next item
-    to `take`; all others are passed over at no cost. The same seed takes the same places."""
-
-    def __init__(self, size: int, seed: str) -> None:
-        self.items: list[T] = []
-        self._size, self._random = size, random.Random(seed)
-        self._weight = 1.0
-        self.next = 0 if size else -1
-
-    def take(self, item: T) -> None:
-        if len(self.items) < self._size:
-            self.items.append(item)
-        else:
-            self.items[self._random.randrange(self._size)] = item
-        if len(self.items) < self._size:
-            self.next += 1
-            return
-        # 1 - random(): in (0, 1], so that the logarithm exists.
-        self._weight *= math.exp(math.log(1.0 - self._random.random()) / self._size)
-        # Far along, the weight is so small that 1 - weight is 1: log1p still tells them apart.
-        gap = math.log1p(-self._weight) if self._weight < 1.0 else -math.inf
-        self.next += int(math.log(1.0 - self._random.random()) / gap) + 1
-
-
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A document of the topic, chosen to be compared whole."""
+    """A key of the topic, chosen to be compared whole, with its newest record: None is a tombstone."""
 
     key: bytes
     version: int
-    document: bytes
+    document: bytes | None
 
 
-def records(
-    cluster: KafkaCluster, topic: str, partition: int, partitions: int, check: Check
-) -> Iterator[tuple[bytes, int, bytes | None]]:
-    """(key, version, document) of every committed record of a partition; the document of a tombstone is None.
+class KeySample:
+    """A uniform sample of `size` keys out of a stream in which keys repeat, each with its newest record.
 
-    Raises BlockedError when a record is not a document or lies in a partition that is not its key's, Unreachable."""
-    reader = EnvelopeReader()
-    for number, message in enumerate(cluster.read(topic, [partition], group=topic + ".validator")):
-        if number % _STEP == 0:
-            check()
-        key, value = message.key(), message.value()
-        if not isinstance(key, bytes) or crc32(key) % partitions != partition:
-            raise _bad_record(message, "its key is not one of this partition")
-        if value is None:
-            yield key, _tombstone_version(message), None
-            continue
-        try:
-            version, document = reader.open(value)
-        except CodecError as error:
-            raise _bad_record(message, str(error)) from error
-        yield key, version, document
+    It keeps the keys with the smallest hashes, a bottom-k sample (https://doi.org/10.1145/1281100.1281133): how often
+    a key comes does not matter, and one that was passed over need never be taken up again. The same seed takes the
+    same keys."""
+
+    def __init__(self, size: int, seed: str) -> None:
+        self._size, self._seed = size, xxhash.xxh3_64_intdigest(seed.encode())
+        self._ranks: list[tuple[int, bytes]] = []  # a heap, of the ranks negated: its first is the highest
+        self._newest: dict[bytes, Sample] = {}
+        self._limit = _RANKS if size else -1
+
+    def offer(self, key: bytes, version: int, document: bytes | None) -> None:
+        rank = xxhash.xxh3_64_intdigest(key, self._seed)
+        if rank > self._limit:
+            return
+        known = self._newest.get(key)
+        if known is not None:
+            if version > known.version:
+                self._newest[key] = Sample(key, version, document)
+            return
+        self._newest[key] = Sample(key, version, document)
+        heapq.heappush(self._ranks, (-rank, key))
+        if len(self._ranks) > self._size:
+            del self._newest[heapq.heappop(self._ranks)[1]]
+        if len(self._ranks) == self._size:
+            self._limit = -self._ranks[0][0]
+
+    @property
+    def items(self) -> list[Sample]:
+        return list(self._newest.values())
 
 
-def _tombstone_version(message: Message) -> int:
-    version = dict(message.headers() or {}).get(VERSION_HEADER)
-    if version is not None:
-        return int(version)
-    raise _bad_record(message, "it is a tombstone without a version")
+@dataclass(frozen=True, slots=True)
+class TopicMeasure:
+    """The sums of the documents of a partition, each key at its newest version.
 
+    page_records     documents of keys that were never changed: each was written with a page
+    changed_records  documents (no tombstones) among the records of all other keys: of a page or of a change"""
 
-def _bad_record(message: Message, why: str) -> BlockedError:
-    return BlockedError(
-        "the topic can't be validated",
-        where=f"{message.topic()}/{message.partition()} at offset {message.offset()}",
-        why=why,
-        remedy="find out who else writes to the run's topics, then start a new run",
-    )
+    sums: PartitionSums
+    page_records: int
+    changed_records: int
 
 
 def measure_topic(
-    cluster: KafkaCluster,
-    topic: str,
-    partition: int,
+    log: Iterable[LogRecord],
+    changed: ChangedKeys | None,
     *,
     partitions: int,
     buckets: int,
-    samples: Reservoir[Sample] | None = None,
-    check: Check = lambda: None,
-) -> PartitionSums:
-    """The sums of a partition of `documents` up to its last stable offset; `samples` fills on the way.
+    samples: KeySample | None = None,
+) -> TopicMeasure:
+    """Read a partition of `documents`; `samples` fills on the way.
 
-    Every record counts, so the sums are those of the documents only while each key stands in the topic
-    once. It does: pages are disjoint key ranges, written once each. The coordinator proves it, by holding
-    the count and the checksum against those of the receipts. A tombstone would need the key's other
-    records: raises BlockedError (live changes are not followed yet)."""
-    sums = Accumulator(partitions, buckets)
-    add = sums.add
-    sampler: Reservoir[Sample] = Reservoir(0, "") if samples is None else samples
-    for seen, (key, version, document) in enumerate(records(cluster, topic, partition, partitions, check)):
-        if document is None:
-            raise BlockedError(
-                "the topic can't be validated",
-                where=f"{topic}/{partition}",
-                why="it holds tombstones, and this release follows no live changes",
-                remedy="start a new run",
-            )
-        add(key, version)
-        if seen == sampler.next:
-            sampler.take(Sample(key, version, document))
-    return sums.partition(partition)
+    changed  the keys named in `changes` up to a moment after the log's end was looked up; None: no key
+
+    The record of a key that was never changed is its only one: pages are disjoint key ranges, written once each. It
+    goes straight into the sums. The others' newest versions are found out in a temporary table and added at the end.
+    That no other key stands in the topic twice is proven by the index, which counts it once, and by the receipts.
+    Raises BlockedError for a tombstone of a key that was never changed, and as the log does."""
+    counts, checksums = [0] * buckets, [0] * buckets
+    digest = xxhash.xxh3_64_intdigest
+
+    def add(key: bytes, rest: int, version: int) -> None:
+        counts[rest % buckets] += 1
+        checksums[rest % buckets] += digest(key, version)
+
+    changed_records = 0
+    with scratch() as connection:
+        newest = NewestVersions(connection)
+        for key, rest, version, document in log:
+            if changed is not None and rest in changed:
+                newest.put(key, version, document is None)
+                changed_records += document is not None
+            elif document is None:
+                raise _unexplained(key)
+            else:
+                add(key, rest, version)
+            if samples is not None:
+                samples.offer(key, version, document)
+        page_records = sum(counts)
+        for key, version in newest.present():
+            add(key, crc32(key) // partitions, version)
+    sums = PartitionSums(tuple(counts), tuple(add_checksums([one]) for one in checksums))
+    return TopicMeasure(sums, page_records, changed_records)
+
+
+def _unexplained(key: bytes) -> BlockedError:
+    return BlockedError(
+        "the topic can't be validated",
+        where=f"key {key.decode('utf-8', 'replace')}",
+        why="it has a tombstone, and no key task of `changes` names it",
+        remedy="find out who else writes to the run's topics, then start a new run",
+    )
 
 
 def measure_target(

@@ -39,21 +39,22 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class CheckTask:
-    """Measure slice `number` of the index, or judge partition `number`, whose sums in the index are `target`
-    (`PartitionSums.encode`; None when they were not asked for)."""
+    """Measure slice `number` of the index, or judge partition `number` of the topic up to the offset `end`, whose
+    sums in the index are `target` (`PartitionSums.encode`; None when they were not asked for)."""
 
     check: str
     kind: Kind
     number: int
     scope: Scope
     target: str | None = None
+    end: int = 0
 
     @property
     def key(self) -> bytes:
         return f"{self.kind}/{self.number}".encode()
 
     def encode(self) -> bytes:
-        data = json.dumps({"scope": asdict(self.scope), "target": self.target})
+        data = json.dumps({"scope": asdict(self.scope), "target": self.target, "end": self.end})
         return CHECK_TASK.encode({"check": self.check, "kind": self.kind, "number": self.number, "data": data})
 
 
@@ -109,7 +110,7 @@ def decode(record: bytes) -> CheckTask | CheckResult:
     try:
         data = json.loads(fields.pop("data"))
         if schema is CHECK_TASK:
-            return CheckTask(**fields, scope=Scope(**data["scope"]), target=data["target"])
+            return CheckTask(**fields, scope=Scope(**data["scope"]), target=data["target"], end=data["end"])
         error = fields.pop("error")
         return CheckResult(**fields, data=data, error=json.loads(error) if error else None)
     except (ValueError, TypeError, KeyError) as error:

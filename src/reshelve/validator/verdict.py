@@ -15,14 +15,18 @@ _KEPT: Final = 100  # drifted keys of a partition in `as_dict`: an entry of the 
 class PartitionVerdict:
     """What was found in one partition.
 
-    topic_documents   documents in the topic up to its last stable offset
+    topic_documents   documents in the topic up to the offset `end`: keys whose newest record is no tombstone
     target_documents  documents of the index whose key belongs to the partition; None when not asked for
     topic_checksum    Σ `document_checksum` mod 2**64, in hexadecimal
     counts_match      None when not asked for; so is checksums_match
-    samples           documents compared whole, source against index
+    samples           keys compared whole, source against index
     drift             number of keys in each class; exact
     drifted           (key, class) of the first of them
     rejected          how many of the missing in `drifted` are rejects of this run
+    pending           samples that differ, and have a key task that is still to be done: not judged
+    version           of the newest watermark before `end`: what the topic holds is as of that clock; None: it has none
+    page_records      documents of keys that were never changed; each was written with a page
+    changed_records   documents among the records of all other keys, of a page or of a change
     """
 
     partition: int
@@ -35,6 +39,11 @@ class PartitionVerdict:
     drift: Mapping[Drift, int] = field(default_factory=dict)
     drifted: tuple[tuple[str, Drift], ...] = ()
     rejected: int = 0
+    pending: int = 0
+    end: int = 0
+    version: int | None = None
+    page_records: int = 0
+    changed_records: int = 0
 
     @property
     def clean(self) -> bool:
@@ -55,7 +64,7 @@ class Validation:
 
     check     its identifier, new for each validation
     at        when it was done, ISO 8601 UTC
-    expected  documents according to the receipts
+    expected  documents of the pages, according to the receipts; changes since then add and remove documents
     faults    what is wrong with the whole and not with one partition (topic against receipts)
     """
 
@@ -98,10 +107,28 @@ class Validation:
     def rejected(self) -> int:
         return sum(verdict.rejected for verdict in self.partitions)
 
+    @property
+    def pending(self) -> int:
+        """Samples that were not judged, because a change of theirs was still to be read."""
+        return sum(verdict.pending for verdict in self.partitions)
+
+    @property
+    def version(self) -> int | None:
+        """What was validated is the source as of this version's clock, or later; None where a partition of the topic
+        has no watermark."""
+        return oldest_version(verdict.version for verdict in self.partitions)
+
+    @property
+    def ends(self) -> dict[int, int]:
+        """The offset of `documents` up to which each partition was validated."""
+        return {verdict.partition: verdict.end for verdict in self.partitions}
+
     def summary(self) -> str:
         """One line for people: what was compared, and what differs."""
         text = f"{len(self.partitions)} partitions, {self.topic_documents:,} documents"
         text += f", {self.samples:,} compared whole"
+        if self.pending:
+            text += f" ({self.pending:,} not judged: a change of theirs is under way)"
         if self.clean:
             return text + ": no difference"
         found = [f"{count:,} {drift}" for drift, count in self.drift.items()]
@@ -122,6 +149,8 @@ class Validation:
             "topic_documents": self.topic_documents,
             "target_documents": self.target_documents,
             "samples": self.samples,
+            "pending": self.pending,
+            "version": self.version,
             "drift": dict(self.drift),
             "faults": list(self.faults),
             "partitions": [verdict.as_dict(_KEPT) for verdict in self.partitions],
@@ -145,3 +174,9 @@ def merge_drift(counts: Iterable[Mapping[Drift, int]]) -> dict[Drift, int]:
     listed = list(counts)
     total = {drift: sum(count.get(drift, 0) for count in listed) for drift in DRIFT_CLASSES}
     return {drift: count for drift, count in total.items() if count}
+
+
+def oldest_version(versions: Iterable[int | None]) -> int | None:
+    """The lowest; None when one of them is None, or there is none."""
+    listed = list(versions)
+    return None if None in listed else min((v for v in listed if v is not None), default=None)

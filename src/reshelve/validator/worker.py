@@ -12,9 +12,11 @@ from typing import Any
 from reshelve.context import RunContext
 from reshelve.errors import ReshelveError
 from reshelve.producers.snapshot import SnapshotReader
+from reshelve.validator.changed import ChangeLog
 from reshelve.validator.compare import PartitionSums, classify, differing_buckets
 from reshelve.validator.drift import LISTED, DriftedKeys, list_drift
-from reshelve.validator.measure import Reservoir, Sample, bucket_of, measure_target, measure_topic
+from reshelve.validator.log import DocumentLog
+from reshelve.validator.measure import KeySample, Sample, bucket_of, measure_target, measure_topic
 from reshelve.validator.samples import DriftedSample, SampleComparison
 from reshelve.validator.target import Check, PointInTime
 from reshelve.validator.tasks import CheckResult, CheckTask
@@ -69,20 +71,22 @@ class CheckWorker:
         return {"sums": [part.encode() for part in sums]}
 
     def _partition(self, task: CheckTask) -> PartitionVerdict:
-        samples: Reservoir[Sample] = Reservoir(task.scope.samples, f"{task.check}/{task.number}")
-        topic = measure_topic(
-            self._context.cluster,
-            self._topic,
-            task.number,
-            partitions=self._context.partitions,
+        context, changes = self._context, self._changes(task)
+        log = DocumentLog(context.cluster, self._topic, task.number, context.partitions, task.end, self._check)
+        chosen = KeySample(task.scope.samples, f"{task.check}/{task.number}")
+        measure = measure_topic(
+            log,
+            changes.changed_keys(),
+            partitions=context.partitions,
             buckets=task.scope.buckets,
-            samples=samples,
-            check=self._check,
+            samples=chosen,
         )
+        topic = measure.sums
         target = None if task.target is None else PartitionSums.decode(task.target)
         differing = self._differing(task, topic, target)
-        keys = self._list_drift(task, differing) if differing else DriftedKeys({}, ())
-        found = [one for one in self._compare(samples.items) if not self._listed(one, task, differing)]
+        keys = self._list_drift(task, log, differing) if differing else DriftedKeys({}, ())
+        suspects = [one for one in self._compare(chosen.items) if not self._listed(one, task, differing)]
+        found = self._not_pending(suspects, changes)
         by_sample = merge_drift({one.drift: 1} for one in found)
         drifted = [*keys.listed, *((one.sample.key.decode("utf-8", "replace"), one.drift) for one in found)]
         return PartitionVerdict(
@@ -92,27 +96,34 @@ class CheckWorker:
             target_documents=target.documents if target else None,
             counts_match=topic.counts == target.counts if target and task.scope.counts else None,
             checksums_match=topic.checksums == target.checksums if target and task.scope.checksums else None,
-            samples=len(samples.items),
+            samples=len(chosen.items),
             drift=merge_drift((keys.counts, by_sample)),
             drifted=tuple(drifted[:LISTED]),
+            pending=len(suspects) - len(found),
+            end=task.end,
+            version=log.version,
+            page_records=measure.page_records,
+            changed_records=measure.changed_records,
         )
+
+    def _changes(self, task: CheckTask) -> ChangeLog:
+        return ChangeLog(self._context.cluster, self._context.run, task.number, self._context.partitions, self._check)
 
     def _differing(self, task: CheckTask, topic: PartitionSums, target: PartitionSums | None) -> frozenset[int]:
         if target is None:
             return frozenset()
         return differing_buckets(topic, target, counts=task.scope.counts, checksums=task.scope.checksums)
 
-    def _list_drift(self, task: CheckTask, differing: frozenset[int]) -> DriftedKeys:
-        return list_drift(
-            self._context.cluster,
-            self._topic,
-            task.number,
-            self._point(task),
-            partitions=self._context.partitions,
-            buckets=task.scope.buckets,
-            differing=differing,
-            check=self._check,
-        )
+    def _list_drift(self, task: CheckTask, log: DocumentLog, differing: frozenset[int]) -> DriftedKeys:
+        return list_drift(log, self._point(task), buckets=task.scope.buckets, differing=differing)
+
+    def _not_pending(self, suspects: list[DriftedSample], changes: ChangeLog) -> list[DriftedSample]:
+        """Those whose difference no key task explains that is still to be done."""
+        if not suspects or not self._context.plan.changes.followed:
+            return suspects
+        keys = frozenset(one.sample.key for one in suspects)
+        pending = changes.pending(keys, max(one.source_version for one in suspects))
+        return [one for one in suspects if one.sample.key not in pending]
 
     def _compare(self, samples: list[Sample]) -> list[DriftedSample]:
         if not samples:
@@ -129,7 +140,8 @@ class CheckWorker:
     def _listed(self, one: DriftedSample, task: CheckTask, differing: frozenset[int]) -> bool:
         """Whether the drift of a sample was found by its version already: a key counts once."""
         _, bucket = bucket_of(one.sample.key, self._context.partitions, task.scope.buckets)
-        return bucket in differing and classify(one.sample.version, one.target_version) is not None
+        version = one.sample.version if one.sample.document is not None else None
+        return bucket in differing and classify(version, one.target_version) is not None
 
     @cached_property
     def _source(self) -> SnapshotReader:
