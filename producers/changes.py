@@ -33,8 +33,8 @@ class ChangeFeed(Protocol):
     """The log of changes, from where it was confirmed last. It may deliver again, never skip.
 
     Every method can raise psycopg.OperationalError or KafkaException (the server is away: the tailer closes the
-    feed, waits and opens a new one) and ReshelveError (it can't go on; `history_broken` where the index can't be brought
-    after the source any more)."""
+    feed, waits and opens a new one) and ReshelveError (it can't go on; `history_broken` where the index can't be
+    brought after the source any more)."""
 
     @property
     def where(self) -> str:

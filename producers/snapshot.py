@@ -55,7 +55,7 @@ SESSION: Final = {
 }
 
 # A server that vanishes without a word is noticed within half a minute: by default it takes two hours.
-_KEEPALIVE: Final[dict[str, Any]] = {
+KEEPALIVE: Final[dict[str, Any]] = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
@@ -110,7 +110,7 @@ def open_session(url: str, name: str) -> tuple[psycopg.Connection[tuple[Any, ...
     Raises AccessRefused for a refused login or TLS, psycopg.OperationalError when the server does not answer."""
     try:
         connection = psycopg.connect(
-            url, autocommit=True, connect_timeout=10, application_name=name, client_encoding="utf8", **_KEEPALIVE
+            url, autocommit=True, connect_timeout=10, application_name=name, client_encoding="utf8", **KEEPALIVE
         )
     except psycopg.OperationalError as error:
         raise access_refusal(error, url) or error from None
@@ -185,7 +185,7 @@ class SnapshotReader:
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         """A read transaction whose conditions were checked; leaving it checks that it got no id of its own."""
-        connection = self._session()
+        connection = self.session()
         try:
             try:
                 connection.execute(self._begin)
@@ -215,7 +215,7 @@ class SnapshotReader:
 
     def has_null_key(self) -> bool:
         """Whether a row in scope can't be found by key, because that is NULL. To be used inside `snapshot()`."""
-        row = self._session().execute(self._query.null_key(), {}).fetchone()
+        row = self.session().execute(self._query.null_key(), {}).fetchone()
         return row is not None and bool(row[0])
 
     def await_durable(self, snapshot: Snapshot, wait: Callable[[str], None]) -> None:
@@ -224,7 +224,7 @@ class SnapshotReader:
         Commits made with synchronous_commit = off are flushed by the server within three times
         wal_writer_delay; WAL without a commit may stay unflushed for ever on an idle server, so after a
         second a flush is asked for. `wait` is called with the reason while it takes long."""
-        connection = self._session()
+        connection = self.session()
         started = time.monotonic()
         asked = False
         try:
@@ -234,7 +234,7 @@ class SnapshotReader:
                     return
                 if time.monotonic() - started > 1 and not asked:
                     asked = True
-                    self._ask_for_flush(connection)
+                    self.ask_for_flush()
                 if time.monotonic() - started > 2:
                     wait(f"waiting for the source to flush its WAL past {snapshot.insert_lsn}")
                 time.sleep(0.005)
@@ -244,10 +244,13 @@ class SnapshotReader:
         except psycopg.Error as error:
             raise self._refusal(error) from None
 
-    def _ask_for_flush(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
-        connection.execute("begin read write; set local synchronous_commit = local; " + _FLUSH + "; commit")
+    def ask_for_flush(self) -> None:
+        """Have the server write a record behind all others, and flush them with it: an idle one leaves the last
+        few in memory. Not to be used inside `snapshot()`."""
+        self.session().execute("begin read write; set local synchronous_commit = local; " + _FLUSH + "; commit")
 
-    def _session(self) -> psycopg.Connection[tuple[Any, ...]]:
+    def session(self) -> psycopg.Connection[tuple[Any, ...]]:
+        """The connection that `snapshot()` has its transactions on; opened where there is none."""
         if self._connection is None or self._connection.closed:
             self._connection, self._token = open_session(self._url, self._name)
             # The document passes through as bytes: decoding and encoding it again would only cost.
@@ -257,7 +260,7 @@ class SnapshotReader:
     def _stream(
         self, statement: sql.Composed, parameters: dict[str, Any]
     ) -> Generator[tuple[bytes, bytes | None, int], None, None]:
-        cursor = self._session().cursor(binary=True)
+        cursor = self.session().cursor(binary=True)
         yield from cast(
             Iterator[tuple[bytes, bytes | None, int]], cursor.stream(statement, parameters, size=_CHUNK_ROWS)
         )

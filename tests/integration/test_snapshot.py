@@ -157,7 +157,7 @@ def test_row_level_security_is_refused(things: str, facts: SourceFacts) -> None:
 def test_a_session_that_lost_its_settings_is_refused(reader: SnapshotReader, lost: str) -> None:
     """As a transaction pooler does, that hands each transaction another session."""
     read(reader)
-    reader._session().execute(lost.encode())
+    reader.session().execute(lost.encode())
     with pytest.raises(SourceRefused, match="not the one that was set up"):
         read(reader)
 
@@ -181,7 +181,7 @@ def test_another_history_than_the_planned_one_is_refused(
 
 def test_a_server_that_went_away_is_reached_again(things: str, reader: SnapshotReader) -> None:
     before, _ = read(reader)
-    execute(things, f"select pg_terminate_backend({reader._session().info.backend_pid})")
+    execute(things, f"select pg_terminate_backend({reader.session().info.backend_pid})")
     with pytest.raises(psycopg.OperationalError):
         read(reader)
     after, rows = read(reader)
