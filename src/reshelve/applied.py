@@ -43,3 +43,10 @@ def oldest(clocks: Iterable[Applied | None]) -> Applied | None:
     if not known or None in known:
         return None
     return min((clock for clock in known if clock is not None), key=lambda clock: clock.version)
+
+
+def seconds_behind(clocks: Iterable[Applied | None], now_ms: int) -> float | None:
+    """The age in seconds of the oldest applied clock: every change committed before it is in the index. None as long
+    as a partition has none. `now_ms`: milliseconds since 1970 UTC."""
+    clock = oldest(clocks)
+    return None if clock is None else max(0.0, (now_ms - clock.at) / 1000)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
+from reshelve.applied import Applied, oldest, seconds_behind
 from reshelve.context import RunContext
 from reshelve.errors import AccessRefused, BlockedError
 from reshelve.kafka import refusal
 from reshelve.model import Receipt
+from reshelve.rates import Rate, RateMeter
 from reshelve.receipts import Tiling, tile
 from reshelve.schemas.codec import COUNTERS, RECEIPT, CodecError, decode_receipt, schema_of
 
@@ -25,22 +26,18 @@ _STALE_WORKER_S: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
-    """Documents a second over the last minute and the last ten; None until there is something to go by."""
-
-    minute: float | None
-    ten_minutes: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Progress:
     """A picture of the run at one moment.
 
     committed, ends  of `documents`, by partition: what the indexers have durably passed, and how far it is written.
-                     When the receipts tile, the ends were read after that: they count every document there is
+                     When the receipts tile, the ends were read after that: they count every document of the copy
     rejects          rejected documents: distinct keys
     workers          newest report of each living worker
     waiting          why somebody waits
+    copied_ends      `ends` when the receipts were first seen to tile; empty before. What lies behind are changes
+    at_ms            when this picture was made, milliseconds since 1970 UTC
+    applied          applied clock by partition; empty when changes are not followed
+    key_positions, change_ends  the same as `committed` and `ends`, of the key readers and `changes`
     """
 
     tiling: Tiling
@@ -51,23 +48,55 @@ class Progress:
     waiting: tuple[str, ...]
     read_rate: Rate
     index_rate: Rate
+    copied_ends: Mapping[int, int] = field(default_factory=dict)
+    at_ms: int = 0
+    followed: bool = False
+    applied: Mapping[int, Applied | None] = field(default_factory=dict)
+    key_positions: Mapping[int, int] = field(default_factory=dict)
+    change_ends: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def lag(self) -> int:
         """Offsets between what is written and what is durably indexed; transaction markers count too."""
-        return sum(max(0, end - self.committed.get(p, 0)) for p, end in self.ends.items())
+        return _lacking(self.committed, self.ends)
 
     @property
     def drained(self) -> bool:
         """Every partition durably indexed up to its end: a position, not lag arithmetic. Offsets of committed records
-        get there only when no transaction is left open, so no document can come any more once the receipts tile."""
+        get there only when no transaction is left open, so no document of the copy can come any more once the
+        receipts tile."""
         return bool(self.ends) and all(self.committed.get(p, 0) >= end for p, end in self.ends.items())
 
     @property
     def indexed(self) -> int:
-        """Documents durably indexed, estimated from the offsets: markers lie between the documents."""
-        total = sum(self.ends.values())
-        return 0 if not total else round(self.tiling.documents * (1 - self.lag / total))
+        """Documents of the copy that are durably indexed, estimated from the offsets: markers, and the changes made
+        meanwhile, lie between the documents. What came after the copy does not count."""
+        ends = self.copied_ends or self.ends
+        total = sum(ends.values())
+        return 0 if not total else round(self.tiling.documents * (1 - _lacking(self.committed, ends) / total))
+
+    @property
+    def change_lag(self) -> int | None:
+        """Offsets of `changes` that the key readers have still to pass, watermarks too; None when nobody follows."""
+        return _lacking(self.key_positions, self.change_ends) if self.followed else None
+
+    @property
+    def applied_at(self) -> int | None:
+        """Every change committed before this time (milliseconds since 1970 UTC) is durably indexed; None: not known."""
+        clock = oldest(self.applied.values())
+        return None if clock is None else clock.at
+
+    @property
+    def seconds_behind(self) -> float | None:
+        """How old the oldest change may be that is not indexed; None when nobody follows, or none was indexed yet."""
+        return seconds_behind(self.applied.values(), self.at_ms)
+
+    @property
+    def tailer(self) -> Mapping[str, int]:
+        """What the tailer counts: `wal_retained` (bytes that the source keeps for the slot), `transactions` and
+        `key_tasks` since it started. Empty when none has reported."""
+        reports = [report for report in self.workers if report["role"] == "tailer"]
+        return max(reports, key=lambda report: report["at"])["counts"] if reports else {}
 
     def eta_s(self, expected: int) -> tuple[float, float] | None:
         """Seconds until `expected` documents are indexed, as a range; None while there is no rate to go by, and
@@ -96,28 +125,20 @@ class Progress:
             "read_per_second": self.read_rate.minute,
             "indexed_per_second": self.index_rate.minute,
             "waiting": list(self.waiting),
+        } | (self._changes() if self.followed else {})
+
+    def _changes(self) -> dict[str, Any]:
+        return {
+            "seconds_behind": self.seconds_behind,
+            "applied_at": self.applied_at,
+            "applied": {str(p): clock and clock.version for p, clock in sorted(self.applied.items())},
+            "change_lag": self.change_lag,
+            "wal_retained": self.tailer.get("wal_retained"),
         }
 
 
-class _RateMeter:
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque()
-
-    def add(self, total: int) -> None:
-        now = time.monotonic()
-        self._samples.append((now, total))
-        while now - self._samples[0][0] > 600:
-            self._samples.popleft()
-
-    def rate(self) -> Rate:
-        return Rate(self._over(60), self._over(600))
-
-    def _over(self, seconds: float) -> float | None:
-        if len(self._samples) < 2:
-            return None
-        now, total = self._samples[-1]
-        first = next(s for s in self._samples if now - s[0] <= seconds)
-        return (total - first[1]) / (now - first[0]) if now - first[0] >= 1 else None
+def _lacking(positions: Mapping[int, int], ends: Mapping[int, int]) -> int:
+    return sum(max(0, end - positions.get(p, 0)) for p, end in ends.items())
 
 
 class ProgressReader:
@@ -141,6 +162,10 @@ class ProgressReader:
         self._workers: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {}
         self._committed: dict[int, int] = {}
         self._ends: dict[int, int] = {}
+        self._copied_ends: dict[int, int] = {}
+        self._applied: dict[int, Applied | None] = {}
+        self._key_positions: dict[int, int] = {}
+        self._change_ends: dict[int, int] = {}
         self._rejected: set[bytes] = set()
         self._offsets_at = self._topics_at = 0.0
         self._missing: set[str] = set()
@@ -148,7 +173,7 @@ class ProgressReader:
         self._trouble = ""
         self._began, self._began_ms = time.monotonic(), int(time.time() * 1000)
         self._caught_up = False
-        self._reads, self._indexes = _RateMeter(), _RateMeter()
+        self._reads, self._indexes = RateMeter(), RateMeter()
 
     def close(self) -> None:
         self._consumer.close()
@@ -175,6 +200,12 @@ class ProgressReader:
             (),
             self._reads.rate(),
             self._indexes.rate(),
+            copied_ends=dict(self._copied_ends),
+            at_ms=int(time.time() * 1000),
+            followed=self._context.plan.changes.followed,
+            applied=dict(self._applied),
+            key_positions=dict(self._key_positions),
+            change_ends=dict(self._change_ends),
         )
         reasons = [f"{r['role']} {r['worker']}: {r['waiting']}" for r in living if r["waiting"]]
         reasons += [
@@ -227,18 +258,25 @@ class ProgressReader:
 
     def _read_offsets(self) -> None:
         context = self._context
-        documents, partitions = context.run.topic("documents"), context.partitions
-        cluster, group, wait = context.cluster, context.run.group("indexer"), _OFFSETS_TIMEOUT_S
+        run, partitions, cluster, wait = context.run, context.partitions, context.cluster, _OFFSETS_TIMEOUT_S
+        documents, changes = run.topic("documents"), run.topic("changes")
         try:
             self._look_for_topics()
             self._ends = cluster.written_ends(documents, partitions, timeout=wait)
-            committed = cluster.committed(group, documents, partitions, timeout=wait)
+            places = cluster.committed_places(run.group("indexer"), documents, partitions, timeout=wait)
+            if context.plan.changes.followed:
+                self._change_ends = cluster.written_ends(changes, partitions, timeout=wait)
+                passed = cluster.committed(run.group("keys"), changes, partitions, timeout=wait)
+                self._key_positions = {p: offset or 0 for p, offset in passed.items()}
+                self._applied = {p: Applied.decode(place.metadata) for p, place in places.items()}
         except BlockedError as error:
             if isinstance(error, AccessRefused):
                 raise
             self._trouble = str(error)
         else:
-            self._committed = {p: offset or 0 for p, offset in committed.items()}
+            self._committed = {p: place.offset or 0 for p, place in places.items()}
+            if not self._copied_ends and self._tiling is not None and self._tiling.complete:
+                self._copied_ends = dict(self._ends)
             self._trouble = ""
         self._offsets_at = time.monotonic()
         if self._gone:
@@ -263,7 +301,12 @@ class ProgressReader:
 def silences(progress: Progress, run: str) -> list[str]:
     """The roles that have work to do and of which nobody reports: nothing goes on, or nobody can tell. Pure."""
     heard = {record["role"] for record in progress.workers}
-    at_work = {"pages": not progress.tiling.complete, "indexer": not progress.drained}
+    at_work = {
+        "pages": not progress.tiling.complete,
+        "tailer": progress.followed,
+        "keys": bool(progress.change_lag),
+        "indexer": not progress.drained,
+    }
     return [
         f"no {role} worker has reported for {_STALE_WORKER_S:.0f} s: it waits for its server's answer, or there is none"
         f" (`reshelve worker {role} {run}` starts one)"

@@ -10,10 +10,11 @@ from typing import Any, cast
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 
+from reshelve.applied import Applied
 from reshelve.context import RunContext
 from reshelve.kafka import KafkaCluster
 from reshelve.local.stack import Endpoints
-from reshelve.model import Receipt, RunId, Segment
+from reshelve.model import ChangePlan, Receipt, RunId, Segment
 from reshelve.progress import Progress, ProgressReader
 from reshelve.schemas.codec import encode_receipt
 from reshelve.schemas.reject import Reject
@@ -22,14 +23,15 @@ from reshelve.schemas.reject import Reject
 class HandmadeRun:
     """A run of one segment whose page reader and indexer are the test itself."""
 
-    def __init__(self, bootstrap: str, namespace: str) -> None:
+    def __init__(self, bootstrap: str, namespace: str, changes: ChangePlan) -> None:
         self.cluster, self.run = KafkaCluster(bootstrap), RunId(namespace, "1")
         topics = []
-        for name, partitions in (("pages", 1), ("documents", 1), ("rejects", 1), ("progress", 1), ("checks", 1)):
-            self.cluster.create_topic(self.run.topic(name), partitions, {}, None)
+        for name in ("pages", "changes", "documents", "rejects", "progress", "checks"):
+            self.cluster.create_topic(self.run.topic(name), 1, {}, None)
             topics.append(SimpleNamespace(name=self.run.topic(name)))
         self.cluster.start_group(self.run.group("indexer"), self.run.topic("documents"), 1)
-        plan = SimpleNamespace(segments=(Segment(0, None, None),), topics=topics)
+        self.cluster.start_group(self.run.group("keys"), self.run.topic("changes"), 1)
+        plan = SimpleNamespace(segments=(Segment(0, None, None),), topics=topics, changes=changes)
         context = SimpleNamespace(cluster=self.cluster, run=self.run, partitions=1, plan=plan)
         self.reader = ProgressReader(cast(RunContext, context))
 
@@ -39,9 +41,10 @@ class HandmadeRun:
         producer.begin_transaction()
         return producer
 
-    def index(self, offset: int) -> None:
+    def index(self, offset: int, applied: Applied | None = None) -> None:
         """What an indexer does when it has passed an offset."""
-        group, place = self.run.group("indexer"), TopicPartition(self.run.topic("documents"), 0, offset)
+        metadata = applied.encode() if applied else ""
+        group, place = self.run.group("indexer"), TopicPartition(self.run.topic("documents"), 0, offset, metadata)
         self.cluster.admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, [place])])[group].result()
 
     def await_stable(self) -> int:
@@ -61,7 +64,14 @@ class HandmadeRun:
 
 @pytest.fixture
 def handmade(endpoints: Endpoints, namespace: str) -> Iterator[HandmadeRun]:
-    run = HandmadeRun(endpoints.kafka_bootstrap, namespace)
+    run = HandmadeRun(endpoints.kafka_bootstrap, namespace, ChangePlan("none"))
+    yield run
+    run.reader.close()
+
+
+@pytest.fixture
+def followed(endpoints: Endpoints, namespace: str) -> Iterator[HandmadeRun]:
+    run = HandmadeRun(endpoints.kafka_bootstrap, namespace, ChangePlan("replication", "slot"))
     yield run
     run.reader.close()
 
@@ -98,3 +108,18 @@ def test_rejects_are_counted_by_key(handmade: HandmadeRun) -> None:
         page.commit_transaction(30)
     run.await_progress(rejects=2)
     assert run.cluster.written_ends(run.run.topic("rejects"), 1)[0] > 3
+
+
+def test_seconds_behind_are_those_of_the_committed_watermark(followed: HandmadeRun) -> None:
+    run = followed
+    assert run.await_progress(ends={0: 0}).seconds_behind is None
+    changes = run.cluster.producer()
+    changes.produce(run.run.topic("changes"), b"task", b"1")
+    assert changes.flush(30) == 0
+    run.await_progress(change_lag=1)
+    hour_ago = int(time.time() * 1000) - 3_600_000
+    run.index(0, Applied(7, hour_ago))
+    progress = run.await_progress(applied={0: Applied(7, hour_ago)})
+    assert progress.applied_at == hour_ago
+    assert progress.seconds_behind is not None and progress.seconds_behind >= 3600
+    assert progress.as_dict()["applied"] == {"0": 7}

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from reshelve.applied import Applied
 from reshelve.consumers.alias import Alias
-from reshelve.cutover import GateFacts, gates, require_open
 from reshelve.errors import GateClosed
+from reshelve.gates import Following, GateFacts, LiveFacts, gates, require_open, standing
+from reshelve.producers.slot import SlotState
 from reshelve.receipts import Tiling
 from reshelve.validator.recomputation import Recomputation
 from reshelve.validator.verdict import PartitionVerdict, Validation
@@ -87,3 +89,68 @@ def test_every_closed_gate_is_named_with_value_threshold_and_remedy() -> None:
     assert caught.value.where == "rejects empty, index unchanged"
     assert "rejects empty: 3 (needed: 0)" in caught.value.why
     assert "reshelve rejects" in caught.value.remedy and "new run" in caught.value.remedy
+
+
+_LIVE = LiveFacts(settled={0: 5, 1: 6}, validated_version=40, ends={0: 12, 1: 9}, recomputed=_SAME)
+_SLOT = SlotState(True, 1234, 1000, 900, 5_000, "reserved")
+_NOW_MS = 1_800_000_000_000
+_FOLLOWING = Following(
+    live=_LIVE,
+    key_positions={0: 5, 1: 60},
+    applied={0: Applied(40, _NOW_MS - 2_000), 1: Applied(41, _NOW_MS - 1_000)},
+    now_ms=_NOW_MS,
+    slot=_SLOT,
+    max_seconds_behind=10,
+    max_wal_retained=10_000,
+)
+_LATER = Recomputation(12, 99, 12, 99, ())  # than the receipts: two inserts
+
+
+def followed(**changes: object) -> GateFacts:
+    return replace(_OPEN, recomputed=_LATER, positions={0: 20, 1: 30}, following=replace(_FOLLOWING, **changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [followed(), followed(slot=None), followed(applied={0: Applied(40, _NOW_MS + 9_000), 1: Applied(41, _NOW_MS)})],
+)
+def test_live_changes_that_are_followed_closely_open_every_gate(facts: GateFacts) -> None:
+    assert _closed(facts) == []
+
+
+def test_without_live_changes_their_gates_are_absent() -> None:
+    names = {gate.name for gate in gates(followed())} - {gate.name for gate in gates(_OPEN)}
+    assert names == {"settled", "applied clock", "seconds behind", "replication slot"}
+    assert "replication slot" not in {gate.name for gate in gates(followed(slot=None))}
+
+
+@pytest.mark.parametrize(
+    ("facts", "closed"),
+    [
+        (followed(key_positions={0: 4, 1: 6}), ["settled"]),
+        (followed(key_positions={0: 5, 1: None}), ["settled"]),
+        (followed(applied={0: Applied(39, _NOW_MS), 1: Applied(41, _NOW_MS)}), ["applied clock"]),
+        (followed(applied={0: Applied(40, _NOW_MS), 1: None}), ["applied clock", "seconds behind"]),
+        (followed(applied={}), ["applied clock", "seconds behind"]),
+        (followed(now_ms=_NOW_MS + 8_000), ["seconds behind"]),
+        (followed(live=replace(_LIVE, validated_version=None)), ["applied clock"]),
+        (followed(slot=SlotState(False)), ["replication slot"]),
+        (followed(slot=replace(_SLOT, wal_status="lost", retained_bytes=None)), ["replication slot"]),
+        (followed(slot=replace(_SLOT, invalidation="wal_removed")), ["replication slot"]),
+        (followed(slot=replace(_SLOT, retained_bytes=10_000)), ["replication slot"]),
+        (replace(followed(), positions={0: 11, 1: 9}), ["topic drained"]),
+        (replace(followed(), recomputed=replace(_LATER, target_checksum=1)), ["counts and checksums, recomputed"]),
+        (replace(followed(), recomputed=replace(_LATER, differing=(0,))), ["counts and checksums, recomputed"]),
+        (
+            replace(followed(live=None), ends={}, recomputed=None, validation=None),
+            ["topic drained", "validation clean", "counts and checksums, recomputed", "settled", "applied clock"],
+        ),
+    ],
+)
+def test_each_gate_of_live_changes_closes_for_its_reason(facts: GateFacts, closed: list[str]) -> None:
+    assert _closed(facts) == closed
+
+
+def test_what_changes_while_the_swap_is_prepared_is_judged_again() -> None:
+    late = followed(now_ms=_NOW_MS + 8_000)
+    assert [gate.name for gate in standing(late) if not gate.open] == ["seconds behind"]
