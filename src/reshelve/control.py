@@ -1,14 +1,14 @@
 """What the driver of a run tells its workers, wherever they run: the topic `control`, read from its beginning.
 
 The newest command of each kind counts. `hold` keeps the key readers from adding to `documents`, so that topic and index
-can be compared at one position.
+can be compared at one position. `retire` ends the following of a run that has completed.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
@@ -18,19 +18,29 @@ from reshelve.model import RunId
 from reshelve.schemas.codec import COMMAND
 
 _HOLD: Final = "hold"
+_RETIRE: Final = "retire"
 _SEND_S: Final = 30.0
 
 
 def hold_key_readers(cluster: KafkaCluster, run: RunId, held: bool) -> None:
     """Hold the run's key readers, or let them go on. Returns when the brokers have the command; the readers follow
     within a second, or when their batch is done. Raises ReshelveError."""
-    record = {"kind": _HOLD, "at": int(time.time() * 1000), "data": json.dumps({"held": held})}
+    _send(cluster, run, _HOLD, {"held": held})
+
+
+def retire_follower(cluster: KafkaCluster, run: RunId) -> None:
+    """Tell the process that follows a completed run to end that. Raises ReshelveError."""
+    _send(cluster, run, _RETIRE, {})
+
+
+def _send(cluster: KafkaCluster, run: RunId, kind: str, data: dict[str, Any]) -> None:
+    record = {"kind": kind, "at": int(time.time() * 1000), "data": json.dumps(data)}
     producer = cluster.producer({"message.timeout.ms": int(_SEND_S * 1000)})
     failures: list[KafkaException] = []
     producer.produce(
         run.topic("control"),
         COMMAND.encode(record),
-        _HOLD.encode(),
+        kind.encode(),
         partition=0,
         on_delivery=lambda error, _: failures.append(KafkaException(error)) if error else None,
     )
@@ -53,19 +63,29 @@ class ControlReader:
         self._cluster, self._topic = cluster, run.topic("control")
         self._consumer: Consumer = cluster.consumer(run.group("control"), {"auto.offset.reset": "earliest"})
         self._consumer.assign([TopicPartition(self._topic, 0, OFFSET_BEGINNING)])
-        self._held = False
+        self._held = self._retired = False
 
     def held(self) -> bool:
         """Whether key readers are held, as far as the commands have arrived. Raises ReshelveError."""
+        self._read()
+        return self._held
+
+    def retired(self) -> bool:
+        """Whether the following is to end, as far as the commands have arrived. Raises ReshelveError."""
+        self._read()
+        return self._retired
+
+    def _read(self) -> None:
         for message in self._consumer.consume(100, 0):
             error = message.error()
             if error is None:
                 command = COMMAND.decode(message.value() or b"")
                 if command["kind"] == _HOLD:
                     self._held = bool(json.loads(command["data"])["held"])
+                elif command["kind"] == _RETIRE:
+                    self._retired = True
             elif not is_transient(error):
                 raise refusal(error, f"cannot read topic {self._topic}", self._cluster.bootstrap)
-        return self._held
 
     def close(self) -> None:
         self._consumer.close()

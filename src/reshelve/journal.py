@@ -121,6 +121,9 @@ def read_journal(cluster: KafkaCluster, *, reindex: str | None = None, run: RunI
 class JournalWriter:
     """Appends entries to a run. There is one writer for each reindex: opening one fences the one before.
 
+    shared        of a run that has completed, and is followed: its follower and the commands that look after it write
+                  by turns, beside the writer of a newer run; the fence is the run's own, and who was fenced reads the
+                  end anew and goes on
     still_leader  asked before a writer that lost its connection fences anybody again: False while that can't be
                   told; raises LeaseHeld when another process drives the reindex
     waiting       told why, while the brokers don't answer; True when told to stop meanwhile
@@ -131,14 +134,16 @@ class JournalWriter:
         cluster: KafkaCluster,
         run: RunId,
         *,
+        shared: bool = False,
         still_leader: Callable[[], bool] = lambda: True,
         waiting: Callable[[str], bool] | None = None,
     ) -> None:
-        self._cluster, self._run = cluster, run
+        self._cluster, self._run, self._shared = cluster, run, shared
         self._still_leader = still_leader
         self._waiting = waiting or (lambda _reason: False)
         self._producer: Producer | None = None
         self._last: Event | None = None
+        self._known: frozenset[str] = frozenset()  # hashes of the entries at the last opening
 
     def append(self, kind: str, data: Mapping[str, Any] | None = None) -> Event:
         """Append an entry; it is durable when this returns.
@@ -148,7 +153,7 @@ class JournalWriter:
         while True:
             try:
                 producer = self._open(event)
-                if event is not None and self._last is not None and self._last.hash == event.hash:
+                if event is not None and event.hash in self._known:
                     return event  # it had arrived; only the answer was lost
                 event = Event.after(self._last, self._run, kind, data or {}, datetime.now(UTC))
                 producer.begin_transaction()
@@ -180,7 +185,7 @@ class JournalWriter:
         if self._producer is None:
             producer = self._cluster.producer(
                 {
-                    "transactional.id": f"reshelve.{self._run.reindex}.control",
+                    "transactional.id": f"reshelve.{self._run if self._shared else self._run.reindex}.control",
                     "transaction.timeout.ms": 10_000,
                     "message.max.bytes": _MAX_EVENT_BYTES,
                 }
@@ -188,11 +193,12 @@ class JournalWriter:
             bounded(lambda: producer.init_transactions(_TIMEOUT_S), _TIMEOUT_S)
             # Only now: nobody who was writer before can append any more.
             events = list(read_journal(self._cluster, run=self._run))
-            if self._last is not None:
+            if self._last is not None and not self._shared:
                 added = {event.hash for event in events if event.sequence > self._last.sequence}
                 if added - ({pending.hash} if pending is not None else set()):
                     raise self._taken_over("it has written to the journal since we did")
             self._last = events[-1] if events else None
+            self._known = frozenset(event.hash for event in events)
             self._producer = producer
         return self._producer
 

@@ -1,4 +1,5 @@
-"""One process drives a reindex at a time: the member of a consumer group that holds its only partition.
+"""One process drives a reindex at a time: the member of a consumer group that holds its only partition. A run that is
+followed after it completed has a lease of its own, named after it: meanwhile a newer run may be built.
 
 The group protocol gives what a lock needs: a heartbeat in the background, an owner whom everybody can
 see, and an end when the process dies. It is not what keeps an index unmixed (a paused process could

@@ -1,4 +1,4 @@
-"""Live changes as a run's driver sees them: begun before the first page, settled after the last, ended after the swap."""
+"""Live changes as a run's driver sees them: begun before the first page, settled after the last, ended in the end."""
 
 from __future__ import annotations
 

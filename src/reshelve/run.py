@@ -12,6 +12,7 @@ already (topics, index, tasks, receipts, offsets) and does only what is left.
     catchup   until what is not indexed yet is younger than limits.max_seconds_behind
     cutover   the gates, then one atomic swap of the alias
     close     what was committed before the swap is indexed, publication and slot are dropped; the report
+    follow    with `follow: always` they are kept, and the index is kept after the source, until the run is retired
 
 Without live changes (`changes: none`) there is nothing to settle and to catch up with.
 """
@@ -29,6 +30,7 @@ from reshelve.children import Children, beside
 from reshelve.consumers import generation
 from reshelve.consumers.rejects import count_rejects
 from reshelve.context import RunContext
+from reshelve.control import ControlReader
 from reshelve.cutover import GateFacts, LiveFacts, cut_over, gates, gather
 from reshelve.errors import BlockedError, Interrupted, ReshelveError, Unreachable
 from reshelve.journal import JournalWriter
@@ -38,6 +40,7 @@ from reshelve.model import facts
 from reshelve.producers.tasks import seed_pages
 from reshelve.progress import Progress, ProgressReader, topics_gone
 from reshelve.report import save_report
+from reshelve.session import follower_lease
 from reshelve.state import RunState
 from reshelve.validator.coordinator import validate
 from reshelve.validator.recomputation import recompute
@@ -46,6 +49,7 @@ from reshelve.validator.verdict import Validation
 T = TypeVar("T")
 _TICK_S: Final = 0.2
 _CHECKPOINT_S: Final = 5.0
+_FOLLOWED_CHECKPOINT_S: Final = 600.0  # for years: the journal is kept for ever
 _CUTOVER_RETRY_S: Final = 2.0
 _REST_S: Final = 2.0  # without a new record: key readers that are told to hold have done their last batch
 
@@ -124,9 +128,13 @@ class Run:
             self._children.stop()
             if self._reader is not None:
                 self._reader.close()
+            self._lease.release()
         return self._state
 
     def _go(self) -> None:
+        if self._state.following:
+            self._keep_following()
+            return
         if "cutover" in self._state.facts:  # it ended between the swap and the report
             self._close()
             return
@@ -332,13 +340,14 @@ class Run:
         if live is None:
             self._children.stop("indexer")
         context, uuid = self._context, self._state.index_uuid
+
+        def swap() -> None:
+            found = gather(context, self._last.tiling, validation, uuid, live, report=self._observer.say)
+            swap_alias(context, found, self._record, self._say_and_go_on)
+
         while True:
             try:
-                found = self._beside(
-                    "cutover",
-                    lambda: gather(context, self._last.tiling, validation, uuid, live, report=self._observer.say),
-                )
-                self._beside("cutover", lambda: swap_alias(context, found, self._record, self._say_and_go_on))
+                self._beside("cutover", swap)
                 self._observer.say(f"alias {context.plan.alias} now points to {context.plan.index}")
                 return
             except Unreachable as error:  # each step looks first at what is done already
@@ -364,21 +373,60 @@ class Run:
 
     def _close(self) -> None:
         self._enter("close")
+        following = self._context.spec.follow == "always"
         if self._followed:
-            self._end_changes()
-        self._record("completed", {"message": "Reindex complete"})
+            self._index_what_came_before_the_swap()
+            if not following:
+                self._end_changes()
+        self._record("completed", {"message": "Reindex complete", "following": following})
         self._report()
+        if following:
+            self._let_newer_runs_begin()
+            self._keep_following()
+
+    def _index_what_came_before_the_swap(self) -> None:
+        """Searches read the new index from now on: nothing that they could have found in the old one is missing."""
+        if "slot_dropped" in self._state.facts:
+            return
+        if self._reader is None:
+            self._reader = ProgressReader(self._context)
+            self._follow()
+        swapped = time.time()
+        self._until("close", lambda now: now.applied_at is not None and now.applied_at / 1000 >= swapped)
 
     def _end_changes(self) -> None:
-        """Searches read the new index from now on: it gets what was committed until then, and is left to itself."""
-        if "slot_dropped" not in self._state.facts:
-            if self._reader is None:
-                self._reader = ProgressReader(self._context)
-                self._follow()
-            swapped_ms = time.time() * 1000
-            self._until("close", lambda now: now.applied_at is not None and now.applied_at >= swapped_ms)
         self._children.stop()
         self._live.end()
+
+    def _let_newer_runs_begin(self) -> None:
+        """From here on only this run is ours, and no longer the reindex."""
+        context = self._context
+        lease = follower_lease(context.cluster, context.run, self._observer.say)
+        self._lease.release()
+        self._lease = lease
+        self._journal = JournalWriter(
+            context.cluster, context.run, shared=True, still_leader=lease.confirm, waiting=self._said_and_stopped
+        )
+
+    def _said_and_stopped(self, why: str) -> bool:
+        self._observer.say(why)
+        return self._stop.is_set()
+
+    def _keep_following(self) -> None:
+        self._stage = "follow"
+        self._observer.stage("follow")
+        self._observer.say(f"following changes until `reshelve retire {self._context.run}`")
+        if self._reader is None:
+            self._reader = ProgressReader(self._context)
+            self._follow()
+        control = ControlReader(self._context.cluster, self._context.run)
+        try:
+            self._until("follow", lambda _: control.retired())
+        finally:
+            control.close()
+        self._end_changes()
+        self._record("retired", {"why": "as asked for"})
+        self._report()
 
     def _stop_here(self, where: str) -> None:
         self._children.stop()
@@ -400,7 +448,9 @@ class Run:
 
     def _write_checkpoint(self, progress: Progress, *, force: bool = False) -> None:
         now = time.monotonic()
-        if not force and now - self._checkpoint_at < _CHECKPOINT_S:
+        if now - self._checkpoint_at < (
+            _FOLLOWED_CHECKPOINT_S if self._stage == "follow" else 0 if force else _CHECKPOINT_S
+        ):
             return
         checkpoint = progress.as_dict()
         if checkpoint != self._checkpoint:

@@ -13,6 +13,7 @@ from reshelve.journal import JournalWriter, create_journal, read_journal
 from reshelve.kafka import KafkaCluster
 from reshelve.lease import Holder, Lease
 from reshelve.live import LiveChanges
+from reshelve.model import RunId
 from reshelve.plan import Plan, make_plan
 from reshelve.spec import Spec
 from reshelve.state import RunState, find_run, fold
@@ -70,8 +71,41 @@ def attach(cluster: KafkaCluster, run: str, report: Callable[[str], None]) -> Se
         report(why)
         return False
 
-    journal = JournalWriter(cluster, known, still_leader=lease.confirm, waiting=waiting)
+    shared = "completed" in state.facts
+    journal = JournalWriter(cluster, known, shared=shared, still_leader=lease.confirm, waiting=waiting)
     return Session(context, state, journal, lease, True)
+
+
+def attach_follower(cluster: KafkaCluster, run: str, stop: threading.Event, report: Callable[[str], None]) -> Session:
+    """Take over the following of a run that has completed; a newer run may be built meanwhile.
+
+    Raises LeaseHeld when a process follows it already, UsageError when it isn't followed, SpecError."""
+    state, context = load_context(cluster, run)
+    if not state.following:
+        raise UsageError(
+            f"run {state.run} is not followed",
+            why="its changes were followed until it was retired"
+            if "retired" in state.facts
+            else "its spec does not say `follow: always`, or it has not completed",
+            remedy=f"see `reshelve status {state.run}`",
+        )
+    lease = follower_lease(cluster, state.run, report)
+
+    def waiting(why: str) -> bool:
+        report(why)
+        return stop.is_set()
+
+    journal = JournalWriter(cluster, state.run, shared=True, still_leader=lease.confirm, waiting=waiting)
+    here = Holder.here()
+    state.take(journal.append("following", {"host": here.host, "pid": here.pid}))
+    return Session(context, state, journal, lease, True)
+
+
+def follower_lease(cluster: KafkaCluster, run: RunId, report: Callable[[str], None]) -> Lease:
+    """The lease of following that run, taken. Raises LeaseHeld."""
+    lease = Lease(cluster, str(run))
+    lease.take(report)
+    return lease
 
 
 def _open(
@@ -84,9 +118,12 @@ def _open(
     report: Callable[[str], None],
 ) -> Session:
     plan = make_plan(spec)
-    unfinished = [
-        s for s in fold(read_journal(cluster, reindex=spec.reindex)).values() if not s.ended and not s.cleaned
-    ]
+    states = list(fold(read_journal(cluster, reindex=spec.reindex)).values())
+    unfinished = [s for s in states if not s.ended and not s.cleaned]
+    if states and states[-1].following and not anew and not plan_changes(states[-1].plan, plan):
+        lease.release()  # that of the reindex: a newer run may be built meanwhile
+        report(f"going on with following run {states[-1].run}; to rebuild the index anew, run with --new")
+        return attach_follower(cluster, str(states[-1].run), stop, report)
     resumed = bool(unfinished) and not anew
     if unfinished and anew:
         for old in unfinished:

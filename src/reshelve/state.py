@@ -20,10 +20,11 @@ ENDED: Final = frozenset({"completed", "aborted"})
 class RunState:
     """A run as its journal tells it.
 
-    state       planned, running, interrupted, blocked, failed, completed or aborted
+    state       planned, running, interrupted, blocked, failed, completed, following or aborted
     since       when it came into that state (ISO 8601 UTC)
     error       the error that blocked or failed it, as facts
     facts       the newest data of each kind of entry
+    following   it completed, and its index is kept after the source until it is retired
     errors      everything that went wrong on the way, oldest first
     """
 
@@ -38,6 +39,7 @@ class RunState:
     error: dict[str, Any] | None = None
     rolled_back: bool = False
     cleaned: bool = False
+    following: bool = False
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     stages: dict[str, str] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
@@ -46,7 +48,8 @@ class RunState:
 
     @property
     def ended(self) -> bool:
-        return self.state in ENDED
+        """Whether the index is as it will be built: nothing is left to go on with but to follow changes."""
+        return self.state in ENDED or "completed" in self.facts
 
     @property
     def swapped(self) -> bool:
@@ -98,9 +101,16 @@ class RunState:
                 self.error = data
                 self.errors.append({"at": event.at, **data})
             case "completed" | "aborted" as state:
-                self._enter(state, event.at)
+                self.following = bool(data.get("following"))
+                self._enter("following" if self.following else state, event.at)
                 self.ended_at = event.at
                 self.error = None  # among `errors` it stays; it is not what this run ended with
+            case "following":
+                self.following, self.error = True, None
+                self._enter("following", event.at)
+            case "retired":
+                self.following, self.error = False, None
+                self._enter("completed", event.at)
             case "rolled_back":
                 self.rolled_back = True
             case "cleaned":

@@ -27,6 +27,8 @@ VERBS: Final = {
     "validate": "validate",
     "cutover": "cutover",
     "rollback": "rollback",
+    "follow": "follow",
+    "retire": "retire",
     "runs": "status",
     "clean": "clean",
     "worker": "worker",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from enum import Enum
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -15,6 +13,7 @@ from reshelve.cli.check import load_checked
 from reshelve.cli.connection import cluster_environment
 from reshelve.cli.display import make_display, span
 from reshelve.cli.output import JsonOption, say, show, show_json
+from reshelve.cli.signals import stop_on_signals
 from reshelve.report import report_facts
 from reshelve.run import Options, Run
 from reshelve.session import open_session
@@ -42,7 +41,7 @@ def run(
     """Rebuild the index: copy, index, validate, swap the alias, report. Ctrl-C stops cleanly; again resumes."""
     checked = load_checked(spec)
     stop = threading.Event()
-    _stop_on_signals(stop)
+    stop_on_signals(stop)
     session = open_session(checked, anew=new, until=until.value if until else None, stop=stop, report=say)
     plan = session.context.plan
     for note in plan.notes:
@@ -73,16 +72,3 @@ def run(
     else:
         show(f"Run {plan.run} is {until.value}; the alias is where it was.")
         say(f"next: reshelve run {spec}" + ("" if until is Until.copied else f" or reshelve cutover {plan.run}"))
-
-
-def _stop_on_signals(stop: threading.Event) -> None:
-    """The first Ctrl-C asks for a clean stop, the second ends at once: nothing is lost either way."""
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        say("stopping; what is done is kept" if number == signal.SIGINT else "told to stop; what is done is kept")
-
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)

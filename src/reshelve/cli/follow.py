@@ -1,0 +1,40 @@
+"""`reshelve follow`: go on with following the changes of a run that has completed."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_environment, cluster_of
+from reshelve.cli.display import make_display
+from reshelve.cli.output import JsonOption, say, show
+from reshelve.cli.signals import stop_on_signals
+from reshelve.run import Options, Run
+from reshelve.session import attach_follower
+
+
+def follow(
+    run: RunArgument,
+    key_readers: Annotated[int, typer.Option(min=0, help="Key readers on this machine.")] = 1,
+    indexers: Annotated[int, typer.Option(min=0, help="Indexers on this machine.")] = 1,
+    reports: Annotated[Path, typer.Option(help="Folder for reports and logs.")] = Path("reports"),
+    as_json: JsonOption = False,
+    bootstrap: BootstrapOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Keep the index of a completed run after its source (`follow: always`), until it is retired."""
+    cluster = cluster_of(bootstrap, config)
+    stop = threading.Event()
+    stop_on_signals(stop)
+    session = attach_follower(cluster, run, stop, say)
+    display = make_display(session.context.plan, as_json)
+    options = Options(None, 0, key_readers, indexers, reports, cluster_environment(cluster))
+    try:
+        Run(session.context, session.state, session.journal, session.lease, options, display, stop).drive()
+    finally:
+        display.close()
+        session.lease.release()
+    show(f"Run {session.context.run} is retired; its index gets no more changes.")
