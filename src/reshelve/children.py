@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -152,9 +152,9 @@ class Children:
         child.process = None
 
 
-def beside(work: Callable[[], T], watch: Callable[[], object]) -> T:
+def beside(work: Callable[[], T], watch: Callable[[], object], *, patience_s: float = 0.0) -> T:
     """What `work`, which blocks, returns; meanwhile `watch` is called over and over, and what it raises ends the
-    waiting."""
+    waiting, once the work has had `patience_s` seconds to end by itself."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -164,8 +164,12 @@ def beside(work: Callable[[], T], watch: Callable[[], object]) -> T:
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True, name="beside").start()
-    while not future.done():
-        watch()
+    try:
+        while not future.done():
+            watch()
+    except BaseException:
+        wait([future], patience_s)
+        raise
     return future.result()
 
 

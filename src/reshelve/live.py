@@ -88,6 +88,18 @@ class LiveChanges:
             raise
         hold_key_readers(cluster, run, False)
 
+    def version_now(self) -> int:
+        """Of a snapshot taken now. Every change that was committed before has a clock that is not above it."""
+        context = self._context
+        reader = context.snapshot_reader("reshelve run")
+        try:
+            with reader.snapshot() as snapshot:
+                return snapshot.version
+        except psycopg.Error as error:
+            raise _lost(error, context.spec.source.postgres.url) from None
+        finally:
+            reader.close()
+
     def slot(self) -> SlotState | None:
         """The run's slot as it is now; None when it has none of its own."""
         if self._plan.mode != "replication":

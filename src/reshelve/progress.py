@@ -81,6 +81,12 @@ class Progress:
         return _lacking(self.key_positions, self.change_ends) if self.followed else None
 
     @property
+    def applied_version(self) -> int | None:
+        """Every change visible at its clock is in the index; None as long as a partition has no applied clock."""
+        clock = oldest(self.applied.values())
+        return None if clock is None else clock.version
+
+    @property
     def applied_at(self) -> int | None:
         """Every change committed before this time (milliseconds since 1970 UTC) is durably indexed; None: not known."""
         clock = oldest(self.applied.values())

@@ -12,8 +12,9 @@ from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, 
 from reshelve.cli.display import make_display
 from reshelve.cli.output import JsonOption, say, show
 from reshelve.cli.signals import stop_on_signals
-from reshelve.run import Options, Run
+from reshelve.run import Run
 from reshelve.session import attach_follower
+from reshelve.supervision import Options
 
 
 def follow(

@@ -15,8 +15,9 @@ from reshelve.cli.display import make_display, span
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.cli.signals import stop_on_signals
 from reshelve.report import report_facts
-from reshelve.run import Options, Run
+from reshelve.run import Run
 from reshelve.session import open_session
+from reshelve.supervision import Options
 
 
 class Until(Enum):

@@ -1,0 +1,197 @@
+"""A run under way: its workers are watched, its lease is kept, and what happens goes into its journal."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+from reshelve.children import Children, beside
+from reshelve.context import RunContext
+from reshelve.errors import BlockedError, Interrupted
+from reshelve.journal import JournalWriter
+from reshelve.lease import Lease
+from reshelve.progress import Progress, ProgressReader
+from reshelve.report import save_report
+from reshelve.state import RunState
+
+T = TypeVar("T")
+FOLLOW: Final = "follow"
+_TICK_S: Final = 0.2
+_CHECKPOINT_S: Final = 5.0
+_FOLLOWED_CHECKPOINT_S: Final = 600.0  # for years: the journal is kept for ever
+_END_S: Final = 30.0
+
+
+class Observer(Protocol):
+    """Whoever watches: the terminal, or a log."""
+
+    def stage(self, name: str) -> None: ...
+    def progress(self, stage: str, progress: Progress) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a run is driven here; none of it changes what comes out.
+
+    until                  "copied" or "validated" stops before the swap; None goes through
+    page_readers, key_readers, indexers  workers on this machine; others may join from elsewhere
+    reports                where report and logs go, in a folder named after the run
+    """
+
+    until: str | None
+    page_readers: int
+    key_readers: int
+    indexers: int
+    reports: Path
+    environ: dict[str, str]
+
+
+class Supervision:
+    """Watches one run. `stop` is set by Ctrl-C or SIGTERM.
+
+    journal and lease may be exchanged: once the run has completed, they are those of its following alone."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        state: RunState,
+        journal: JournalWriter,
+        lease: Lease,
+        options: Options,
+        observer: Observer,
+        stop: threading.Event,
+    ) -> None:
+        self.context, self.state, self.journal, self.lease = context, state, journal, lease
+        self.observer, self._stop = observer, stop
+        self._folder = options.reports / str(context.run)
+        self.children = Children(str(context.run), options.environ, self._folder / "logs", self._on_death)
+        self.stage = ""
+        self._reader: ProgressReader | None = None
+        self._progress: Progress | None = None
+        self._checkpoint_at = 0.0
+        self._checkpoint: dict[str, Any] = {}
+        self._recording = threading.Lock()  # what is done beside the watching has entries of its own
+
+    def close(self) -> None:
+        """End the workers on this machine, and let the lease go."""
+        self.children.stop()
+        if self._reader is not None:
+            self._reader.close()
+        self.lease.release()
+
+    @property
+    def last(self) -> Progress:
+        """The newest picture, once there was one."""
+        assert self._progress is not None
+        return self._progress
+
+    def enter(self, stage: str) -> None:
+        self.stage = stage
+        self.observer.stage(stage)
+        if self.state.stage != stage or stage not in self.state.stages:
+            self.record("stage", {"stage": stage})
+
+    def record(self, kind: str, data: dict[str, Any]) -> None:
+        """An entry in the journal, taken into the state. Thread-safe."""
+        with self._recording:
+            self.state.take(self.journal.append(kind, data))
+
+    def record_end(self, kind: str, data: dict[str, Any]) -> None:
+        """What was seen last, so that the status of a run that has stopped is not seconds older than its end; and
+        that end. Brokers that are away must not hide what it was: then it is only said."""
+        self.children.stop()
+        try:
+            if self._progress is not None:
+                self._write_checkpoint(self._progress, force=True)
+            self.record(kind, data | {"stage": self.stage})
+        except BlockedError as error:
+            self.observer.say(f"not recorded: {error}")
+
+    def report(self) -> None:
+        save_report(self.context.plan, self.state, self._folder, self.observer.say)
+
+    def until(self, done: Callable[[Progress], bool]) -> Progress:
+        """Watch the workers until `done`; lease, journal and observer are kept up to date."""
+        while True:
+            progress = self.tick()
+            if done(progress):
+                self._write_checkpoint(progress, force=True)
+                return progress
+
+    def tick(self) -> Progress:
+        self._go_on()
+        self.lease.poll()
+        self.children.tend()
+        if self._reader is None:
+            self._reader = ProgressReader(self.context)
+        progress = self._progress = self._reader.poll()
+        limit = self.context.spec.limits.max_rejects
+        if progress.rejects > limit:
+            run = self.context.run
+            raise BlockedError(
+                f"{progress.rejects} documents were rejected",
+                where=run.topic("rejects"),
+                why=f"limits.max_rejects allows {limit}",
+                remedy=f"see them with `reshelve rejects list {run}`, correct the cause, run with --new",
+            )
+        self.observer.progress(self.stage, progress)
+        self._write_checkpoint(progress)
+        self._stop.wait(_TICK_S)
+        return progress
+
+    def beside(self, work: Callable[[], T], *, watch: Callable[[], object] | None = None) -> T:
+        """Do something that blocks, while the workers are watched all the same. When the watching ends it, the work
+        gets half a minute to end: it asks by `say` whether to go on."""
+        return beside(work, watch or self.tick, patience_s=_END_S)
+
+    def keep_lease(self) -> None:
+        """To watch when there are no workers yet."""
+        self._go_on()
+        self.lease.poll()
+        self._stop.wait(_TICK_S)
+
+    def say(self, text: str) -> None:
+        """For what may wait long, such as for copies before the swap: a stop that is asked for meanwhile ends it.
+        Without a text only that. Thread-safe."""
+        if text:
+            self.observer.say(text)
+        self._go_on()
+
+    def stopped(self, why: str) -> bool:
+        """Say why something waits; True when it should not any more."""
+        self.observer.say(why)
+        return self._stop.is_set()
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and watch all the same."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.tick()
+
+    def _go_on(self) -> None:
+        """Raises Interrupted when a stop was asked for."""
+        if self._stop.is_set():
+            raise Interrupted(
+                f"stopped in stage {self.stage}",
+                where=str(self.context.run),
+                remedy="run the same command again: it resumes",
+            )
+
+    def _write_checkpoint(self, progress: Progress, *, force: bool = False) -> None:
+        now = time.monotonic()
+        every = _FOLLOWED_CHECKPOINT_S if self.stage == FOLLOW else 0.0 if force else _CHECKPOINT_S
+        if now - self._checkpoint_at < every:
+            return
+        checkpoint = progress.as_dict()
+        if checkpoint != self._checkpoint:
+            self.record("checkpoint", checkpoint)
+        self._checkpoint_at, self._checkpoint = now, checkpoint
+
+    def _on_death(self, what: str) -> None:
+        self.observer.say(what)
+        self.record("error", {"what": what, "stage": self.stage})
