@@ -215,5 +215,5 @@ def _stop_at_the_end(cluster: KafkaCluster, run: RunId, stop: threading.Event) -
         except (ReshelveError, KafkaException) as error:
             _log.info("the journal can't be read now: %s", error)
             continue
-        if state is None or state.ended or state.cleaned:
+        if state is None or state.cleaned or (state.ended and not state.following):
             stop.set()
