@@ -4,6 +4,7 @@ Connections come from `snapshot.open_session`. Every function can raise psycopg.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -109,13 +110,15 @@ class Estimate:
     rows, width  of the result; width in bytes
     relations    (schema, name) of all that it reads
     foreign      whether a foreign server is among them
-    single       whether the rows are those of one table, none of them multiplied by a join or function"""
+    single       whether the rows are those of one table, none of them multiplied by a join or function
+    repeated     (schema, name) of those that it reads more than once"""
 
     rows: int
     width: int
     relations: tuple[tuple[str, str], ...]
     foreign: bool
     single: bool
+    repeated: tuple[tuple[str, str], ...] = ()
 
 
 def describe_source(connection: Connection, spec: Spec) -> SourceFacts:
@@ -179,10 +182,13 @@ def estimate_query(connection: Connection, query: SourceQuery) -> Estimate:
     plan = row[0][0]["Plan"]
     nodes = list(_nodes(plan))
     kinds = [node["Node Type"] for node in _nodes(plan, without=_SCALAR)]
-    relations = {(node["Schema"], node["Relation Name"]) for node in nodes if "Relation Name" in node}
+    relations = Counter((node["Schema"], node["Relation Name"]) for node in nodes if "Relation Name" in node)
+    repeated = sorted(relation for relation, times in relations.items() if times > 1)
     foreign = any(node["Node Type"] == "Foreign Scan" for node in nodes)
     single = not set(kinds) - _SCANS - _ONE_TO_ONE and sum(kind in _SCANS for kind in kinds) == 1
-    return Estimate(int(plan["Plan Rows"]), int(plan["Plan Width"]), tuple(sorted(relations)), foreign, single)
+    return Estimate(
+        int(plan["Plan Rows"]), int(plan["Plan Width"]), tuple(sorted(relations)), foreign, single, tuple(repeated)
+    )
 
 
 def reads_in_key_order(connection: Connection, query: SourceQuery) -> bool:

@@ -21,6 +21,7 @@ from psycopg.conninfo import make_conninfo
 
 from reshelve.errors import AccessRefused, BlockedError, ReshelveError, SourceRefused
 from reshelve.model import SLOT_PREFIX, ChangePlan
+from reshelve.producers.identity import identity_gaps
 from reshelve.producers.transactions import name_transactions, old_transactions
 from reshelve.producers.visibility import may_read
 
@@ -100,7 +101,16 @@ def create_publication(connection: Connection, plan: ChangePlan) -> None:
     """Publish the tables of the plan's rules, partitions under their topmost table; to be done before the slot is
     made. One of ours that is otherwise, left by an attempt before, is made anew; one that was given is left alone.
 
-    Raises AccessRefused when the role doesn't own the tables or may not create in the database, SourceRefused."""
+    Raises AccessRefused when the role doesn't own the tables or may not create in the database; SourceRefused when a
+    table does not log what its rules need (once published, its updates and deletes might fail)."""
+    gaps = identity_gaps(connection, plan.rules)
+    if gaps:
+        raise SourceRefused(
+            f"the changes of {', '.join(gap.table for gap in gaps)} can't be followed",
+            where=_where(connection),
+            why="; ".join(f"{gap.table}: {gap.why}" for gap in gaps),
+            remedy=" ".join(gap.statement for gap in gaps),
+        )
     if not plan.owns_publication:
         return
     tables = {rule.oid: (rule.schema, rule.table) for rule in plan.rules}
@@ -152,7 +162,7 @@ def create_slot(connection: Connection, plan: ChangePlan, waiting: Waiting) -> C
             if not failover:
                 raise
             lsn = _create(connection, slot, False, waiting)
-        return CreatedSlot(slot, lsn, _take_xid(connection))
+        return CreatedSlot(slot, lsn, take_xid(connection))
     except psycopg.Error as error:
         raise _refusal(connection, what, error) or error from None
 
@@ -290,7 +300,8 @@ def _beside(connection: Connection) -> Connection:
     return psycopg.connect(conninfo, autocommit=True, application_name="reshelve slot")
 
 
-def _take_xid(connection: Connection) -> int:
+def take_xid(connection: Connection) -> int:
+    """A new transaction id, 64-bit. Raises psycopg.Error."""
     with connection.transaction():
         connection.execute("set transaction read write")
         row = connection.execute("select pg_current_xact_id()::text::bigint").fetchone()
@@ -326,6 +337,9 @@ def _refusal(connection: Connection, what: str, error: psycopg.Error) -> Reshelv
         case errors.ObjectNotInPrerequisiteState():
             remedy = "set wal_level = logical on the primary and restart it, or see `changes: none` in docs/spec.md"
             return SourceRefused(what, where=where, why=why, remedy=remedy)
+        case errors.LockNotAvailable():
+            remedy = "wait until the VACUUM, CREATE INDEX or ALTER TABLE that holds the table has ended, then run again"
+            return BlockedError(what, where=where, why=why, remedy=remedy)
         case errors.UndefinedTable() | errors.InvalidParameterValue() | errors.UndefinedObject():
             return SourceRefused(what, where=where, why=why, remedy="make a new plan: `reshelve run --new`")
     return None

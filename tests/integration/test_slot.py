@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
-from reshelve.errors import AccessRefused
+from reshelve.errors import AccessRefused, BlockedError, SourceRefused
 from reshelve.model import ChangePlan, ChangeRule, RunId
 from reshelve.producers.slot import (
     Connection,
@@ -86,6 +86,24 @@ def test_publication(session: Connection, plan: ChangePlan, database: str) -> No
     drop_publication(session, plan.publication)
     drop_publication(session, plan.publication)
     assert find_publications(session) == []
+
+
+def test_a_table_whose_updates_would_fail_is_not_published(
+    session: Connection, plan: ChangePlan, database: str
+) -> None:
+    with psycopg.connect(database, autocommit=True) as owner:
+        owner.execute("alter table items replica identity nothing")
+    with pytest.raises(SourceRefused, match="replica identity using index items_pkey"):
+        create_publication(session, plan)
+    assert find_publications(session) == []
+
+
+def test_a_table_that_is_locked_is_waited_for_a_moment(session: Connection, plan: ChangePlan, database: str) -> None:
+    session.execute("set lock_timeout = '200ms'")
+    with psycopg.connect(database) as other:
+        other.execute("lock table items in share update exclusive mode")
+        with pytest.raises(BlockedError, match="VACUUM"):
+            create_publication(session, plan)
 
 
 def test_slot(session: Connection, plan: ChangePlan) -> None:

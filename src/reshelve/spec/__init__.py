@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from reshelve.spec.loading import load, parse
-from reshelve.spec.model import Kafka, Limits, OpenSearch, Postgres, Scope, Source, Spec, Target, Validation
+from reshelve.spec.model import Dependency, Kafka, Limits, OpenSearch, Postgres, Scope, Source, Spec, Target, Validation
 
 __all__ = [
+    "Dependency",
     "Kafka",
     "Limits",
     "OpenSearch",

@@ -458,12 +458,13 @@ class Spec(_Section):
         return self._definition
 
     def place(self, field: str) -> str:
-        """`file:line:column` of a field, e.g. `source.postgres.key`, or of what it would stand in."""
-        return self._origin.place(tuple(field.split(".")))
+        """`file:line:column` of a field, e.g. `source.postgres.key` or `source.postgres.depends_on.0.table`, or of
+        what it would stand in."""
+        return self._origin.place(_path(field))
 
     def place_inside(self, field: str, offset: int) -> str:
         """`file:line:column` of the character at `offset` of a text, exact for literal blocks (`|`)."""
-        return self._origin.place_inside(tuple(field.split(".")), offset)
+        return self._origin.place_inside(_path(field), offset)
 
     def public(self) -> dict[str, Any]:
         """The resolved spec without secrets, for the plan and the journal."""
@@ -482,6 +483,10 @@ class Spec(_Section):
             if data["changes"]["debezium"]["registry"] is not None:
                 data["changes"]["debezium"]["registry"] = without_passwords(data["changes"]["debezium"]["registry"])
         return data
+
+
+def _path(field: str) -> tuple[str | int, ...]:
+    return tuple(int(step) if step.isdigit() else step for step in field.split("."))
 
 
 def _masked(config: dict[str, str]) -> dict[str, str]:
