@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import psycopg
 
 from reshelve.errors import SourceRefused
 
@@ -72,6 +74,27 @@ class ChangeFeed(Protocol):
     def close(self) -> None:
         """End it; what was not confirmed comes again from the next one."""
         ...
+
+
+class ChangeSource(Protocol):
+    """Where feeds come from, and whether the source's history is still the one that they tell.
+
+    Methods raise as those of a feed do, and psycopg.OperationalError when the source is away."""
+
+    def open(self, connection: psycopg.Connection[Any], xmax: int, durable: Callable[[], int]) -> ChangeFeed:
+        """A feed from where the one before was confirmed. `connection` is in a transaction, at a snapshot with that
+        `xmax`; `durable` finds the LSN of the newest watermark, 0 for none: no feed was confirmed further than that."""
+        ...
+
+    def check(self, connection: psycopg.Connection[Any]) -> None:
+        """Refuse what broke the history since `open`; `connection` is in a transaction, at a watermark's snapshot."""
+        ...
+
+    def upkeep(self, gauge: Callable[[str, int], None]) -> None:
+        """To be called often, whatever else is going on: looks after what the source keeps for us, and reports it."""
+        ...
+
+    def close(self) -> None: ...
 
 
 def history_broken(what: str, *, where: str, why: str) -> SourceRefused:

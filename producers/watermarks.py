@@ -43,3 +43,14 @@ class Watermarks:
             return None
         self._offer, self._newest = None, offer.version
         return Watermark(offer.version, offer.at, passed)
+
+
+def parse_lsn(text: str) -> int:
+    """The position that PostgreSQL writes as e.g. "0/16B3748"."""
+    high, low = text.split("/")
+    return int(high, 16) << 32 | int(low, 16)
+
+
+def format_lsn(lsn: int) -> str:
+    """The inverse of `parse_lsn`."""
+    return f"{lsn >> 32:X}/{lsn & 0xFFFF_FFFF:X}"

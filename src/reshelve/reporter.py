@@ -67,6 +67,12 @@ class Reporter:
             self._counts[name] += amount
         self.send()
 
+    def gauge(self, name: str, value: int) -> None:
+        """A number that goes up and down: the newest counts."""
+        with self._lock:
+            self._counts[name] = value
+        self.send()
+
     def waiting(self, reason: str) -> None:
         """Say why nothing goes on; an empty reason says that it goes on again."""
         reason = redact(reason)

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from reshelve.consumers.indexer import Indexer
     from reshelve.producers.keys import KeyReader
     from reshelve.producers.pages import PageReader
+    from reshelve.producers.tailer import Tailer
 
 _M_ARENA_MAX: Final = -8  # malloc.h
 _log = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ def _say_where(url: str | None) -> None:
 
 
 def _role(role: str, context: RunContext, state: RunState, name: str, reporter: Reporter) -> Callable[[], None]:
+    roles: Mapping[str, Callable[[RunContext, RunState, str, Reporter], PageReader | Tailer | KeyReader | Indexer]]
     roles = {"pages": _page_reader, "tailer": _tailer, "keys": _key_reader, "indexer": _indexer}
     return roles[role](context, state, name, reporter).work
 
@@ -132,6 +134,32 @@ def _page_reader(context: RunContext, _state: RunState, name: str, reporter: Rep
         ),
         throttle=Throttle(limits.documents_per_second, limits.megabytes_per_second),
         transform=context.transform,
+        reporter=reporter,
+    )
+
+
+def _tailer(context: RunContext, state: RunState, name: str, reporter: Reporter) -> Tailer:
+    from reshelve.producers.slot_source import SlotSource
+    from reshelve.producers.tailer import Tailer
+
+    plan, slot = context.plan, state.facts["slot"]
+    source = SlotSource(
+        context.spec.source.postgres.url,
+        plan.changes,
+        plan.source,
+        created_lsn=int(slot["confirmed_lsn"]),
+        created_xid=int(slot["xid"]),
+        max_wal_retained=context.spec.limits.max_wal_retained,
+        name=f"reshelve tailer {name}",
+    )
+    return Tailer(
+        context.cluster,
+        context.run,
+        context.snapshot_reader(f"reshelve tailer {name}"),
+        source,
+        rules=plan.changes.rules,
+        key=plan.source.key,
+        partitions=context.partitions,
         reporter=reporter,
     )
 
