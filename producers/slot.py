@@ -258,7 +258,9 @@ def _create(connection: Connection, slot: str, failover: bool, waiting: Waiting)
 
     def execute() -> None:
         try:
-            row = connection.execute(call, [slot]).fetchone()
+            with connection.transaction():  # the wait is one for locks
+                connection.execute("set local lock_timeout = 0; set local statement_timeout = 0")
+                row = connection.execute(call, [slot]).fetchone()
             assert row is not None
             made.append(row[0])
         except psycopg.Error as error:

@@ -29,8 +29,10 @@ from reshelve.spec import Spec, parse
 _ENVELOPE_BYTES: Final = 64 * 1024  # key, headers and the rest of a record around the largest document
 _SLOW, _FAST = 20_000, 60_000  # documents a second that a small machine has been seen to copy
 _UNFOLLOWED: Final = (
-    "Writes made to the source during the copy are not followed: each document is as it was when its page was "
-    "read, between the start and the end of the copy. Stop the writers, or run again, where that is not enough."
+    "Writes made to the source during the copy are not followed (`changes: none`): each document is as it was when its "
+    "page was read, between the start and the end of the copy. What is inserted or updated meanwhile may be missing "
+    "or old in the new index, and what is deleted may be found in it. Stop the writers, or run again, where that is "
+    "not enough."
 )
 
 
@@ -167,7 +169,7 @@ def make_plan(spec: Spec) -> Plan:
         topics=plan_topics(run, spec),
         mapping_difference=compare(mapping, spec.definition.get("mappings") or {}),
         forecast=forecast(facts, spec),
-        notes=_notes(spec, facts, segments, previous),
+        notes=_notes(spec, facts, changes, segments, previous),
         created_at=now.isoformat(timespec="seconds"),
     )
     return replace(plan, hash=_hash(plan))
@@ -235,8 +237,10 @@ def _survey_source(spec: Spec, run: RunId) -> tuple[SourceFacts, tuple[Segment, 
         ) from None
 
 
-def _notes(spec: Spec, facts: SourceFacts, segments: tuple[Segment, ...], previous: str | None) -> tuple[str, ...]:
-    notes = [] if spec.changes.mode != "none" else [_UNFOLLOWED]
+def _notes(
+    spec: Spec, facts: SourceFacts, changes: ChangePlan, segments: tuple[Segment, ...], previous: str | None
+) -> tuple[str, ...]:
+    notes = _change_notes(spec, changes)
     if spec.scope.where is not None:
         notes.append("The new index holds only the documents in the scope; the others will not be found.")
     if previous is None:
@@ -249,6 +253,34 @@ def _notes(spec: Spec, facts: SourceFacts, segments: tuple[Segment, ...], previo
             "ANALYZE the table to share the reading."
         )
     return tuple(notes)
+
+
+def _change_notes(spec: Spec, changes: ChangePlan) -> list[str]:
+    notes = []
+    if changes.mode == "none":
+        notes.append(_UNFOLLOWED)
+    elif changes.mode == "replication":
+        made = f"the replication slot {changes.slot}"
+        if changes.owns_publication:
+            made += " and the publication of the same name"
+        end = "when it is retired" if spec.follow == "always" else "at its end"
+        notes.append(
+            f"The run makes {made} at the source, and drops what it made {end}. Meanwhile the source keeps the WAL "
+            f"that was not read yet, at most {spec.limits.max_wal_retained / 1e9:,.1f} GB (limits.max_wal_retained): past "
+            "that the slot is dropped and the run ends Blocked."
+        )
+    else:
+        notes.append(
+            f"Changes come from topics that a Debezium connector fills, through its slot {changes.slot}. Assumed of it: it "
+            "captures every table of the rules whole, without filters and transformations of its records, and it goes "
+            "on throughout the run."
+        )
+    if changes.ignored:
+        notes.append(
+            f"Changes of {', '.join(changes.ignored)} are not followed (`ignore: true` in depends_on): documents that "
+            "hold something of them are as they were when last read."
+        )
+    return notes
 
 
 def _hash(plan: Plan) -> str:

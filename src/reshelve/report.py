@@ -38,6 +38,16 @@ def report_facts(plan: Plan, state: RunState) -> dict[str, Any]:
         "index": plan.index,
         "index_uuid": state.index_uuid or None,
         "previous_index": plan.previous_index,
+        "changes": {
+            "mode": plan.changes.mode,
+            "slot": plan.changes.slot or None,
+            "publication": plan.changes.publication or None,
+            "follow": plan.spec.get("follow"),
+            "ignored": list(plan.changes.ignored),
+            "began": seen.get("slot"),
+            "settled_keys": seen.get("settled", {}).get("keys"),
+            "slot_dropped": "slot_dropped" in seen,
+        },
         "notes": list(plan.notes),
         "copied": seen.get("copied"),
         "validation": seen.get("validated"),
@@ -107,6 +117,7 @@ def render(found: dict[str, Any]) -> str:
         lines += ["## What stopped it", "", f"{error['what']} ({error['where']}): {error['why']}", ""]
         lines += [f"To remedy: {error['remedy']}", ""]
     lines += ["## What it does not cover", "", *(f"- {note}" for note in found["notes"]), ""]
+    lines += _changes(found["changes"])
     lines += _copied(found["copied"])
     lines += _validation(found["validation"])
     if found["gates"]:
@@ -129,6 +140,24 @@ def render(found: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _changes(changes: dict[str, Any]) -> list[str]:
+    rows = [("How", f"`changes: {changes['mode']}`")]
+    if changes["mode"] == "none":
+        rows.append(("Not guaranteed", "anything written to the source between the start and the end of the copy"))
+    else:
+        slot = f"`{changes['slot']}`"
+        if changes["mode"] == "replication":
+            slot += ", dropped" if changes["slot_dropped"] else ", not dropped yet"
+        rows += [("Slot", slot), ("Followed", changes["follow"])]
+        if changes["publication"]:
+            rows.insert(2, ("Publication", f"`{changes['publication']}`"))
+        if changes["settled_keys"] is not None:
+            rows.append(("Keys read again after the copy", f"{changes['settled_keys']:,}"))
+        if changes["ignored"]:
+            rows.append(("Not guaranteed", f"changes of {', '.join(changes['ignored'])}"))
+    return ["## Changes during the run", "", *_table(*rows), ""]
 
 
 def _copied(copied: dict[str, Any] | None) -> list[str]:

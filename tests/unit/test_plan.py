@@ -12,8 +12,8 @@ import pytest
 
 from reshelve.consumers.mapping import ROOT, compare
 from reshelve.errors import UsageError
-from reshelve.model import KeyColumn, RunId, SourceFacts, Table
-from reshelve.plan import Forecast, Plan, _hash, forecast, plan_topics, run_name
+from reshelve.model import ChangePlan, ChangeRule, KeyColumn, RunId, SourceFacts, Table
+from reshelve.plan import Forecast, Plan, _change_notes, _hash, forecast, plan_topics, run_name
 from reshelve.producers.planner import default_segments, tile
 from reshelve.spec import Spec, parse
 
@@ -26,6 +26,11 @@ FACTS = SourceFacts(
     estimated_documents=600_000,
     estimated_bytes=600_000_000,
 )
+RULES = (
+    ChangeRule("public", "cities", 5, ("id", "lang"), ("bigint", "text")),
+    ChangeRule("public", "langs", 6, ("code",), ("text",), "select 1, 2 where 'a' = any(%(values)s)"),
+)
+CHANGES = ChangePlan("replication", RUN.slot, RUN.slot, True, RULES, ("public.words",))
 
 
 def a_spec(limits: str = "{}") -> Spec:
@@ -56,6 +61,7 @@ def a_plan(run: RunId = RUN, **changes: Any) -> Plan:
         spec=spec.public(),
         definition=spec.definition,
         source=FACTS,
+        changes=replace(CHANGES, slot=run.slot, publication=run.slot),
         epoch=0,
         segments=tile([("1",), ("5",)]),
         topics=plan_topics(run, spec),
@@ -103,6 +109,11 @@ def test_the_hash_is_that_of_what_is_approved(changes: dict[str, Any]) -> None:
         {"source": replace(FACTS, timeline=2)},
         {"source": replace(FACTS, tables=(Table("public", "cities", 5, "g"),))},
         {"source": replace(FACTS, key=FACTS.key[:1])},
+        {"changes": ChangePlan("none")},
+        {"changes": replace(CHANGES, rules=RULES[:1])},
+        {"changes": replace(CHANGES, rules=(RULES[0], replace(RULES[1], lookup="select 1, 2")))},
+        {"changes": replace(CHANGES, publication="given", owns_publication=False)},
+        {"changes": replace(CHANGES, ignored=())},
         {"epoch": 1},
         {"topics": ()},
         {"mapping_difference": ()},
@@ -141,10 +152,23 @@ def test_run_names_sort_by_time() -> None:
     assert RunId.parse(f"a.{names[0]}").index == f"a-{names[0]}".lower()
 
 
+def test_notes_say_what_is_made_and_what_is_not_guaranteed() -> None:
+    def notes(changes: ChangePlan, rest: str = "{}") -> str:
+        return " ".join(_change_notes(a_spec(rest), changes))
+
+    assert f"slot {RUN.slot} and the publication of the same name" in notes(CHANGES)
+    assert "at most 10.0 GB" in notes(CHANGES)
+    assert "at most 0.5 GB" in notes(CHANGES, "{max_wal_retained: 500 MB}")
+    assert "Changes of public.words are not followed" in notes(CHANGES)
+    assert "publication" not in notes(replace(CHANGES, owns_publication=False))
+    assert "what is deleted may be found in it" in notes(ChangePlan("none"))
+    assert "Assumed of it: it captures" in notes(ChangePlan("debezium", "debezium"))
+
+
 def test_topics() -> None:
     topics = {topic.name.removeprefix(RUN.prefix): topic for topic in plan_topics(RUN, a_spec())}
     assert {name: topic.partitions for name, topic in topics.items()} == {
-        "pages": 4, "documents": 4, "rejects": 1, "progress": 1, "checks": 4,
+        "pages": 4, "changes": 4, "documents": 4, "rejects": 1, "progress": 1, "checks": 4, "control": 1,
     }  # fmt: skip
     assert all(topic.config["retention.ms"] == "-1" for topic in topics.values())
     assert int(topics["documents"].config["max.message.bytes"]) > 8 << 20

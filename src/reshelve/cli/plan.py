@@ -49,8 +49,9 @@ def print_plan(made: Plan) -> None:
     _table("Plan", (), _overview(made))
     _table("Segments", ("segment", "keys after", "up to"), _segments(made))
     _table("Topics", ("topic", "partitions", "settings"), _topics(made))
-    changes = [(d.field, d.change, _short(d.before), _short(d.after)) for d in made.mapping_difference]
-    _table("Mapping", ("field", "change", "now", "new"), changes or [("no difference", "", "", "")])
+    _table("Changes", ("table", "how its changes are followed"), _changes(made))
+    differences = [(d.field, d.change, _short(d.before), _short(d.after)) for d in made.mapping_difference]
+    _table("Mapping", ("field", "change", "now", "new"), differences or [("no difference", "", "", "")])
     for note in made.notes:
         show(f"note: {note}")
 
@@ -64,6 +65,7 @@ def _overview(made: Plan) -> list[tuple[str, str]]:
         ("scope", made.spec["scope"]["where"] or "everything the query returns"),
         ("key", ", ".join(f"{column.name} ({column.type})" for column in made.source.key)),
         ("tables", ", ".join(f"{table.schema}.{table.name}" for table in made.source.tables) or "none"),
+        ("changes", _mode(made)),
         ("documents", f"about {made.estimated_documents:,}"),
         ("bytes", f"about {made.estimated_bytes / 1e6:,.1f} MB of JSON"),
         ("copy", f"{low:,.0f} to {high:,.0f} s ({made.forecast.basis})"),
@@ -83,6 +85,29 @@ def _topics(made: Plan) -> list[tuple[str, str, str]]:
         (topic.name, str(topic.partitions), " ".join(f"{k}={v}" for k, v in topic.config.items()))
         for topic in made.topics
     ]
+
+
+def _mode(made: Plan) -> str:
+    changes = made.changes
+    match changes.mode:
+        case "replication":
+            owner = "made by the run" if changes.owns_publication else "given"
+            return f"replication: slot {changes.slot}, publication {changes.publication} ({owner})"
+        case "debezium":
+            return f"debezium: the connector of slot {changes.slot}"
+    return "none: not followed"
+
+
+def _changes(made: Plan) -> list[tuple[str, str]]:
+    if not made.changes.followed:
+        return [(f"{table.schema}.{table.name}", "not followed") for table in made.source.tables]
+    rows = []
+    for rule in made.changes.rules:
+        columns = ", ".join(rule.columns)
+        how = f"{columns}: the document key" if rule.lookup is None else f"{columns}: {' '.join(rule.lookup.split())}"
+        rows.append((f"{rule.schema}.{rule.table}", how))
+    rows += [(table, "ignored, as asked for") for table in made.changes.ignored]
+    return rows
 
 
 def _bound(bound: Sequence[str] | None, open_end: str) -> str:
