@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
+import typer
 from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -14,6 +15,14 @@ from rich.text import Text
 from reshelve.cli.output import say, show_json, stderr
 from reshelve.plan import Plan
 from reshelve.progress import Progress
+
+if TYPE_CHECKING:
+    from reshelve.metrics import Metrics
+
+MetricsPortOption = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="Serve metrics for Prometheus on this port; 0: any free one.")
+]
+MetricsHostOption = Annotated[str, typer.Option(help="The address to serve metrics on.")]
 
 STREAM_VERSION: Final = 1
 _LINE_EVERY_S: Final = 10.0
@@ -46,6 +55,20 @@ def eta(progress: Progress, expected: int) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def behind(progress: Progress) -> str:
+    """How the live changes are."""
+    seconds = progress.seconds_behind
+    text = "behind: not known yet" if seconds is None else f"{seconds:.1f} s behind"
+    text += f", lag of changes {count(progress.change_lag or 0)}"
+    held = progress.tailer.get("wal_retained")
+    return text if held is None else f"{text}, WAL held {megabytes(held)}"
+
+
+def megabytes(size: int) -> str:
+    """Bytes for people, in units of 10**6."""
+    return f"{size / 1e6:,.1f} MB"
+
+
 def summary(stage: str, progress: Progress, expected: int) -> str:
     """The state of a run in one line."""
     tiling = progress.tiling
@@ -54,6 +77,8 @@ def summary(stage: str, progress: Progress, expected: int) -> str:
         f" segments {tiling.segments_done}/{tiling.segments},"
         f" indexed {count(progress.indexed)} ({rate(progress.index_rate.minute)}), lag {count(progress.lag)}"
     )
+    if progress.followed:
+        text += f", {behind(progress)}"
     if progress.rejects:
         text += f", rejects {count(progress.rejects)}"
     if stage in ("copy", "index"):
@@ -136,6 +161,8 @@ class LiveDisplay:
         head = Text(f"{self._plan.run}  {stage}", style="bold")
         head.append(f"  since {span(time.monotonic() - self._since)}", style="dim")
         tail = [Text(f"time left {eta(progress, expected)} · safe to stop: yes (Ctrl-C; the same command resumes)")]
+        if progress.followed:
+            tail.insert(0, Text(f"changes {behind(progress)}"))
         if progress.rejects:
             tail.append(
                 Text(f"rejects {count(progress.rejects)}: reshelve rejects list {self._plan.run}", style="yellow")
@@ -153,11 +180,40 @@ class LiveDisplay:
         return ProgressBar(total=of, completed=done, width=30)
 
 
-Display = LineDisplay | JsonDisplay | LiveDisplay
+class MeteredDisplay:
+    """A display whose figures are served to Prometheus too."""
+
+    def __init__(self, display: Display, metrics: Metrics) -> None:
+        self._display, self._metrics = display, metrics
+
+    def stage(self, name: str) -> None:
+        self._metrics.stage(name)
+        self._display.stage(name)
+
+    def progress(self, stage: str, progress: Progress) -> None:
+        self._metrics.progress(stage, progress)
+        self._display.progress(stage, progress)
+
+    def say(self, text: str) -> None:
+        self._display.say(text)
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._display.close()
 
 
-def make_display(plan: Plan, as_json: bool) -> Display:
-    """What suits where the output goes."""
-    if as_json:
-        return JsonDisplay(plan)
-    return LiveDisplay(plan) if stderr.is_terminal else LineDisplay(plan)
+Display: TypeAlias = LineDisplay | JsonDisplay | LiveDisplay
+
+
+def make_display(
+    plan: Plan, as_json: bool, *, metrics_port: int | None = None, metrics_host: str = "127.0.0.1"
+) -> Display | MeteredDisplay:
+    """What suits where the output goes; with a port, metrics are served there. Raises UsageError."""
+    metrics = None
+    if metrics_port is not None:
+        from reshelve.metrics import Metrics  # its library costs memory, and most runs are not scraped
+
+        metrics = Metrics(plan, metrics_host, metrics_port)
+        say(f"metrics: http://{metrics_host}:{metrics.port}/metrics")
+    display: Display = JsonDisplay(plan) if as_json else LiveDisplay(plan) if stderr.is_terminal else LineDisplay(plan)
+    return display if metrics is None else MeteredDisplay(display, metrics)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_environment, cluster_of
-from reshelve.cli.display import make_display
+from reshelve.cli.display import MetricsHostOption, MetricsPortOption, make_display
 from reshelve.cli.output import JsonOption, say, show
 from reshelve.cli.signals import stop_on_signals
 from reshelve.run import Run
@@ -22,6 +22,8 @@ def follow(
     key_readers: Annotated[int, typer.Option(min=0, help="Key readers on this machine.")] = 1,
     indexers: Annotated[int, typer.Option(min=0, help="Indexers on this machine.")] = 1,
     reports: Annotated[Path, typer.Option(help="Folder for reports and logs.")] = Path("reports"),
+    metrics_port: MetricsPortOption = None,
+    metrics_host: MetricsHostOption = "127.0.0.1",
     as_json: JsonOption = False,
     bootstrap: BootstrapOption = None,
     config: ConfigOption = None,
@@ -31,11 +33,13 @@ def follow(
     stop = threading.Event()
     stop_on_signals(stop)
     session = attach_follower(cluster, run, stop, say)
-    display = make_display(session.context.plan, as_json)
     options = Options(None, 0, key_readers, indexers, reports, cluster_environment(cluster))
     try:
-        Run(session.context, session.state, session.journal, session.lease, options, display, stop).drive()
+        display = make_display(session.context.plan, as_json, metrics_port=metrics_port, metrics_host=metrics_host)
+        try:
+            Run(session.context, session.state, session.journal, session.lease, options, display, stop).drive()
+        finally:
+            display.close()
     finally:
-        display.close()
         session.lease.release()
     show(f"Run {session.context.run} is retired; its index gets no more changes.")

@@ -11,7 +11,7 @@ import typer
 
 from reshelve.cli.check import load_checked
 from reshelve.cli.connection import cluster_environment
-from reshelve.cli.display import make_display, span
+from reshelve.cli.display import MetricsHostOption, MetricsPortOption, make_display, span
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.cli.signals import stop_on_signals
 from reshelve.report import report_facts
@@ -37,6 +37,8 @@ def run(
     reports: Annotated[Path, typer.Option(help="Folder for reports and logs, one folder for each run.")] = Path(
         "reports"
     ),
+    metrics_port: MetricsPortOption = None,
+    metrics_host: MetricsHostOption = "127.0.0.1",
     as_json: JsonOption = False,
 ) -> None:
     """Rebuild the index: copy, index, validate, swap the alias, report. Ctrl-C stops cleanly; again resumes."""
@@ -48,7 +50,6 @@ def run(
     for note in plan.notes:
         say(f"note: {note}")
     say(f"run {plan.run}: about {plan.estimated_documents:,} documents into {plan.index}, behind alias {plan.alias}")
-    display = make_display(plan, as_json)
     options = Options(
         until.value if until else None,
         page_readers,
@@ -58,9 +59,12 @@ def run(
         cluster_environment(session.context.cluster),
     )
     try:
-        state = Run(session.context, session.state, session.journal, session.lease, options, display, stop).drive()
+        display = make_display(plan, as_json, metrics_port=metrics_port, metrics_host=metrics_host)
+        try:
+            state = Run(session.context, session.state, session.journal, session.lease, options, display, stop).drive()
+        finally:
+            display.close()
     finally:
-        display.close()
         session.lease.release()
     if as_json:
         show_json({"v": 1, "event": "ended", **report_facts(plan, state)})

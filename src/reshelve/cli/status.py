@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from reshelve.cli.connection import BootstrapOption, ConfigOption, cluster_of
-from reshelve.cli.display import span
+from reshelve.cli.display import megabytes, span
 from reshelve.cli.output import JsonOption, show, show_columns, show_json
 from reshelve.errors import UsageError
 from reshelve.journal import read_journal
@@ -17,7 +18,8 @@ from reshelve.kafka import KafkaCluster
 from reshelve.lease import Holder, read_holder
 from reshelve.state import RunState, find_run, fold
 
-_WATCH_S = 2.0
+_WATCH_S: Final = 2.0
+_AT_WORK: Final = ("running", "following")
 
 
 def status(
@@ -40,7 +42,7 @@ def status(
             show_json(found)
         else:
             show(_text(found))
-        if not watch or state.ended or found["state"] != "running":
+        if not watch or state.ended or found["state"] not in _AT_WORK:
             return
         time.sleep(_WATCH_S)
         if not as_json:
@@ -51,8 +53,8 @@ def runs(as_json: JsonOption = False, bootstrap: BootstrapOption = None, config:
     """List every run that the journal knows."""
     cluster = cluster_of(bootstrap, config)
     states = list(fold(read_journal(cluster)).values())
-    holders = {reindex: read_holder(cluster, reindex) for reindex in {s.run.reindex for s in states}}
-    found = [status_facts(state, holders[state.run.reindex]) for state in states]
+    holders = {lease: read_holder(cluster, lease) for lease in {_lease_of(s) for s in states}}
+    found = [status_facts(state, holders[_lease_of(state)]) for state in states]
     if as_json:
         show_json({"runs": found})
         return
@@ -81,7 +83,12 @@ def _look(cluster: KafkaCluster, run: str | None) -> tuple[RunState, Holder | No
     if not states:
         raise UsageError("there are no runs yet", where=cluster.bootstrap, remedy="start one with `reshelve run SPEC`")
     state = find_run(states, run) if run else list(states.values())[-1]
-    return state, read_holder(cluster, state.run.reindex)
+    return state, read_holder(cluster, _lease_of(state))
+
+
+def _lease_of(state: RunState) -> str:
+    """The lease of who drives it: once it has completed, of who follows it."""
+    return str(state.run) if state.following else state.run.reindex
 
 
 def status_facts(state: RunState, holder: Holder | None) -> dict[str, Any]:
@@ -100,6 +107,7 @@ def status_facts(state: RunState, holder: Holder | None) -> dict[str, Any]:
         "ended_at": state.ended_at or None,
         "duration_seconds": state.duration_s,
         "documents": checkpoint.get("documents"),
+        "changes": _changes(checkpoint),
         "checkpoint": checkpoint or None,
         "checkpoint_age_seconds": _age(state.last_at),
         "driven_by": None if holder is None else {"host": holder.host, "pid": holder.pid},
@@ -110,10 +118,31 @@ def status_facts(state: RunState, holder: Holder | None) -> dict[str, Any]:
     }
 
 
+def _changes(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How the live changes were when last looked; None when they are not followed.
+
+    oldest_unapplied_at  no change older than this is missing in the index; its age grows while nobody works"""
+    if "seconds_behind" not in checkpoint:
+        return None
+    at = checkpoint["applied_at"]
+    oldest = None if at is None else datetime.fromtimestamp(at / 1000, UTC)
+    return {
+        "seconds_behind": checkpoint["seconds_behind"],
+        "oldest_unapplied_at": None if oldest is None else oldest.isoformat(timespec="seconds"),
+        "oldest_unapplied_seconds": None if oldest is None else max(0.0, (datetime.now(UTC) - oldest).total_seconds()),
+        "wal_retained_bytes": checkpoint["wal_retained"],
+        "lag": checkpoint["change_lag"],
+    }
+
+
 def _judge(state: RunState, holder: Holder | None) -> tuple[str, str, str]:
     """(state, reason, next command). A run that says "running" while nobody drives it was killed."""
     run = state.run
-    again = "run the same `reshelve run SPEC` again: it goes on where it stopped"
+    again = (
+        f"reshelve follow {run}"
+        if state.following
+        else "run the same `reshelve run SPEC` again: it goes on where it stopped"
+    )
     if state.cleaned:
         return state.state, "its topics and leftovers are removed", "none"
     if state.rolled_back:
@@ -122,6 +151,11 @@ def _judge(state: RunState, holder: Holder | None) -> tuple[str, str, str]:
         if holder is None or holder.is_gone():
             return "interrupted", "the process that drove it is gone", again
         return "running", f"driven by process {holder.pid} on {holder.host}", f"reshelve status {run} --watch"
+    if state.state == "following":
+        if holder is None or holder.is_gone():
+            return "interrupted", "the process that followed its changes is gone", f"reshelve follow {run}"
+        what = f"the alias points to it; changes are followed by process {holder.pid} on {holder.host}"
+        return "following", what, f"reshelve retire {run}, when nothing shall follow any more"
     if state.state == "completed":
         return "completed", "Reindex complete", f"reshelve rollback {run}, or reshelve clean {run}"
     if state.error is not None:
@@ -139,6 +173,8 @@ def _text(found: dict[str, Any]) -> str:
         f"  since       {found['since']}",
         f"  next        {found['next']}",
     ]
+    if found["changes"]:
+        lines += _change_lines(found["changes"])
     checkpoint = found["checkpoint"]
     if checkpoint:
         lines += [
@@ -154,6 +190,16 @@ def _text(found: dict[str, Any]) -> str:
     if found["duration_seconds"] is not None:
         lines.append(f"  duration    {span(found['duration_seconds'])}")
     return "\n".join(lines)
+
+
+def _change_lines(changes: Mapping[str, Any]) -> list[str]:
+    seconds, age, held = changes["seconds_behind"], changes["oldest_unapplied_seconds"], changes["wal_retained_bytes"]
+    return [
+        f"  behind      {'not known yet' if seconds is None else f'{seconds:.1f} s when last looked'}",
+        f"  oldest      {'no change is indexed yet' if age is None else f'unapplied change: at most {span(age)} old'}",
+        f"  WAL held    {'not known' if held is None else megabytes(held)} by the slot",
+        f"  changes     lag {changes['lag']:,} offsets",
+    ]
 
 
 def _age(at: str) -> float:
