@@ -1,18 +1,24 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from filled_run import FilledRun, fill
 
+from reshelve.applied import Applied
 from reshelve.consumers import generation
 from reshelve.context import RunContext
-from reshelve.cutover import GateFacts, cut_over, gates, gather, roll_back
+from reshelve.cutover import GateFacts, LiveFacts, cut_over, gates, gather, roll_back
 from reshelve.errors import GateClosed, TargetRefused
 from reshelve.local.stack import Endpoints
 from reshelve.plan import make_plan
+from reshelve.producers.slot import create_publication, create_slot, drop_slot
+from reshelve.validator.recomputation import recompute
 from reshelve.validator.verdict import PartitionVerdict, Validation
 
 _CLEAN = Validation("check", "2026-01-02T03:04:05+00:00", 1.0, 100, (PartitionVerdict(0, 100, "0", 100, True, True),))
@@ -135,3 +141,65 @@ def test_an_alias_moved_while_the_index_is_finished_is_noticed(run: FilledRun, m
     with pytest.raises(GateClosed, match="alias where it was"):
         cut_over(run.context, facts)
     assert run.index not in _alias(run)
+
+
+@pytest.fixture
+def followed(endpoints: Endpoints, database: str, namespace: str, tmp_path: Path) -> Iterator[FilledRun]:
+    """A run that follows changes, with its slot, whose applied clock is that of the copy."""
+    run = fill(endpoints, database, namespace, tmp_path, rows=100, changes="replication")
+    changes, cluster = run.context.plan.changes, run.context.cluster
+    documents, partitions = run.context.run.topic("documents"), run.context.partitions
+    with psycopg.connect(database, autocommit=True) as connection:
+        create_publication(connection, changes)
+        create_slot(connection, changes, lambda text: None)
+        run.commit("keys", "changes")
+        applied = Applied(run.version, int(time.time() * 1000)).encode()
+        places = [
+            TopicPartition(documents, p, end, applied) for p, end in cluster.stable_ends(documents, partitions).items()
+        ]
+        request = ConsumerGroupTopicPartitions(run.context.run.group("indexer"), places)
+        cluster.admin.alter_consumer_group_offsets([request])[request.group_id].result()
+        yield run
+        drop_slot(connection, changes.slot)
+
+
+def _live(run: FilledRun) -> LiveFacts:
+    documents, partitions = run.context.run.topic("documents"), run.context.partitions
+    return LiveFacts(
+        settled=dict.fromkeys(range(partitions), 0),
+        validated_version=run.version,
+        ends=run.context.cluster.stable_ends(documents, partitions),
+        recomputed=recompute(run.context),
+    )
+
+
+def _judged(run: FilledRun, live: LiveFacts | None) -> list[str]:
+    return [gate.name for gate in gates(gather(run.context, run.tiling, _CLEAN, run.uuid, live)) if not gate.open]
+
+
+def test_a_run_that_follows_changes_is_published_while_they_go_on(followed: FilledRun) -> None:
+    run, live = followed, _live(followed)
+    assert _judged(run, None) == ["topic drained", "counts and checksums, recomputed", "settled", "applied clock"]
+    run.produce([(b"1", b"{}"), (b"2", None)], run.version + 1)  # changes that came after the validation
+    assert _judged(run, live) == []
+    assert _judged(run, replace(live, validated_version=run.version + 1)) == ["applied clock"]
+    assert _judged(run, replace(live, settled={0: 1})) == ["settled"]
+    cut_over(run.context, gather(run.context, run.tiling, _CLEAN, run.uuid, live))
+    assert _alias(run) == (run.index,)
+
+
+def test_a_slot_that_is_lost_while_the_index_is_finished_is_noticed(
+    followed: FilledRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, finish = followed, generation.finish
+    found = gather(run.context, run.tiling, _CLEAN, run.uuid, _live(run))
+
+    def finish_and_lose(*args: object, **options: object) -> object:
+        with psycopg.connect(run.environ["SOURCE_URL"], autocommit=True) as connection:
+            drop_slot(connection, run.context.plan.changes.slot)
+        return finish(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(generation, "finish", finish_and_lose)
+    with pytest.raises(GateClosed, match="replication slot"):
+        cut_over(run.context, found)
+    assert _alias(run) == ()
