@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,19 @@ from opensearchpy import OpenSearch
 from reshelve.consumers import generation
 from reshelve.context import RunContext
 from reshelve.local.stack import Endpoints
-from reshelve.model import Receipt, Segment, add_checksums, document_checksum, partition_of
+from reshelve.model import (
+    WATERMARK_KEY,
+    KeyTask,
+    Receipt,
+    Segment,
+    Watermark,
+    add_checksums,
+    document_checksum,
+    partition_of,
+)
 from reshelve.plan import make_plan
 from reshelve.receipts import Tiling, tile
+from reshelve.schemas.codec import encode_key_task, encode_watermark
 from reshelve.schemas.envelope import envelope_head, seal
 from reshelve.spec import parse
 
@@ -40,6 +50,7 @@ target:
     alias: {namespace}-alias
     index: index.json
 kafka: {{bootstrap: "${{KAFKA_BOOTSTRAP}}", partitions: {partitions}}}
+changes: {changes}
 validation: {validation}
 """
 
@@ -87,6 +98,7 @@ class FilledRun:
         head = envelope_head(version, 0)
         for key, document in documents:
             value = None if document is None else seal(head, document)
+            headers: list[tuple[str, str | bytes | None]] | None
             headers = [("version", str(version).encode())] if document is None else None
             while True:
                 try:
@@ -95,6 +107,37 @@ class FilledRun:
                 except BufferError:
                     producer.poll(0.1)
         assert producer.flush(30) == 0
+
+    def change(self, *keys: str) -> None:
+        """Append key tasks to `changes`, as the tailer would."""
+        producer = self.context.cluster.producer()
+        for key in keys:
+            producer.produce(self.context.run.topic("changes"), encode_key_task(KeyTask(0, 0)), key)
+        assert producer.flush(30) == 0
+
+    def watermark(self, topic: str, version: int) -> None:
+        """Append a watermark to every partition of `changes` or `documents`."""
+        producer = self.context.cluster.producer()
+        value = encode_watermark(Watermark(version, 0, 0))
+        for partition in range(self.context.partitions):
+            producer.produce(self.context.run.topic(topic), value, WATERMARK_KEY, partition=partition)
+        assert producer.flush(30) == 0
+
+    def read_again(self, version: int, *keys: str) -> None:
+        """Read the keys again into topic and index, at a version of the test's choice, as key reader and indexer would;
+        and commit what there is of `changes`."""
+        _, now = _read(self.context)
+        documents = [(key.encode(), now.get(key.encode())) for key in keys]
+        self.produce(documents, version)
+        _index(self.context, dict(documents), version)
+        self.commit("keys", "changes")
+
+    def execute(self, statement: str) -> int:
+        """SQL on the source, committed; returns the version of a snapshot after it."""
+        with psycopg.connect(self.environ["SOURCE_URL"], autocommit=True) as connection:
+            connection.execute(statement)
+        version, _ = _read(self.context)
+        return version
 
     def write(self, key: str, document: bytes, version: int) -> None:
         """Write to the index past the topic, as somebody else would."""
@@ -107,9 +150,12 @@ class FilledRun:
 
     def drain(self) -> None:
         """Commit the ends of the topic for the indexers' group."""
-        cluster, topic = self.context.cluster, self.context.run.topic("documents")
+        self.commit("indexer", "documents")
+
+    def commit(self, role: str, name: str) -> None:
+        """Commit the ends of a topic for a role's group."""
+        cluster, topic, group = self.context.cluster, self.context.run.topic(name), self.context.run.group(role)
         ends = cluster.stable_ends(topic, self.context.partitions)
-        group = self.context.run.group("indexer")
         request = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, p, o) for p, o in ends.items()])
         cluster.admin.alter_consumer_group_offsets([request])[group].result()
 
@@ -144,6 +190,7 @@ def fill(
     partitions: int = 3,
     shards: int = 2,
     validation: str = "{}",
+    changes: str = "none",
 ) -> FilledRun:
     """Make the table, plan a run of it, and do its copy by hand."""
     with psycopg.connect(database, autocommit=True) as connection:
@@ -162,7 +209,7 @@ def fill(
         "OPENSEARCH_URL": endpoints.opensearch_url,
         "KAFKA_BOOTSTRAP": endpoints.kafka_bootstrap,
     }
-    text = _SPEC.format(namespace=namespace, partitions=partitions, validation=validation)
+    text = _SPEC.format(namespace=namespace, partitions=partitions, validation=validation, changes=changes)
     spec = parse(text, name="reindex.yaml", folder=folder, environ=environ)
     plan = make_plan(spec)
     context = RunContext(plan, spec)
@@ -202,12 +249,14 @@ def _receipt(segment: int, documents: dict[bytes, bytes], version: int) -> Recei
     )
 
 
-def _index(context: RunContext, documents: dict[bytes, bytes], version: int) -> None:
+def _index(context: RunContext, documents: Mapping[bytes, bytes | None], version: int) -> None:
     items = list(documents.items())
     for start in range(0, len(items), 5_000):
         lines = []
         for key, document in items[start : start + 5_000]:
-            action = {"_id": key.decode(), "version": version, "version_type": "external"}
-            lines += [orjson.dumps({"index": action}), document]
+            action = {"_id": key.decode(), "version": version, "version_type": "external_gte"}
+            lines += [orjson.dumps({"delete" if document is None else "index": action})]
+            lines += [document] if document is not None else []
         answer = context.opensearch.bulk(body=b"\n".join(lines) + b"\n", index=context.plan.index)
-        assert not answer["errors"], answer
+        failed = [item for item in answer["items"] for one in item.values() if one["status"] not in (200, 201, 404)]
+        assert not failed, failed

@@ -1,0 +1,193 @@
+"""The validator where changes are followed. Nobody follows them here: the test does, rightly or wrongly."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from confluent_kafka import TopicPartition
+from filled_run import FilledRun, fill
+
+from reshelve.errors import BlockedError, Unreachable
+from reshelve.local.stack import Endpoints
+from reshelve.model import partition_of
+from reshelve.validator.changed import ChangeLog
+from reshelve.validator.coordinator import validate
+from reshelve.validator.recomputation import recompute
+from reshelve.validator.verdict import Validation
+
+# The server's clock goes on meanwhile, for the sake of others' transactions: a watermark so much later covers them.
+_LATER = 1_000_000_000
+
+Fill = Callable[..., FilledRun]
+Report = Callable[[str], None]
+
+
+@pytest.fixture
+def filled(endpoints: Endpoints, database: str, namespace: str, tmp_path: Path) -> Fill:
+    def make(**options: object) -> FilledRun:
+        asked = {"rows": 1_000, "changes": "replication", "validation": "{samples_per_partition: 2000}"}
+        return fill(endpoints, database, namespace, tmp_path, **(asked | options))  # type: ignore[arg-type]
+
+    return make
+
+
+def _validate(run: FilledRun, report: Report = lambda text: None) -> Validation:
+    with run.validator():
+        return validate(run.context, run.tiling, timeout=60, report=report)
+
+
+def _drifted(found: Validation) -> dict[str, str]:
+    return {key: drift for verdict in found.partitions for key, drift in verdict.drifted}
+
+
+def _change_three(run: FilledRun) -> int:
+    """Update 1, delete 2, insert 1001, all of it followed; returns the version that they were read at."""
+    version = run.execute(
+        "update things set name = 'new' where id = 1; delete from things where id = 2;"
+        "insert into things values (1001, 'born', 0, null)"
+    )
+    run.change("1", "2", "1001")
+    run.read_again(version, "1", "2", "1001")
+    for topic in ("changes", "documents"):
+        run.watermark(topic, version)
+    return version
+
+
+def test_repeated_keys_tombstones_and_watermarks_are_no_difference(filled: Fill) -> None:
+    run = filled()
+    version = _change_three(run)
+    run.produce([(b"1", run.documents[b"1"]), (b"2", run.documents[b"2"])], run.version)  # pages that came late
+    run.change("1", "2")  # the settling
+    run.read_again(version, "1", "2")
+    run.watermark("documents", version - 1)
+    found = _validate(run)
+    assert found.clean, found.summary()
+    assert found.topic_documents == found.target_documents == 1_000 == found.expected
+    assert (found.samples, found.pending) == (1_001, 0)  # the key that was deleted is a sample too
+    assert found.version == version
+    again = recompute(run.context)
+    assert (again.topic_documents, again.topic_checksum) == (again.target_documents, again.target_checksum)
+    assert (again.differing, again.version) == ((), version)
+    ends = run.context.cluster.stable_ends(run.context.run.topic("documents"), run.context.partitions)
+    assert found.ends == again.ends == ends
+
+
+def test_what_the_index_missed_is_found(filled: Fill) -> None:
+    run = filled()
+    version = _change_three(run)
+    deleted, updated, foreign = (run.key_of_partition(p, 5) for p in range(3))
+    missing = run.key_of_partition(0, 20)
+    run.execute(f"delete from things where id = {deleted}; update things set name = 'x' where id = {updated}")
+    run.change(deleted, updated, missing)
+    run.produce([(deleted.encode(), None), (updated.encode(), b'{"id": 0}')], version + 1)
+    run.commit("keys", "changes")
+    run.watermark("changes", version + _LATER)
+    run.write(foreign, run.documents[foreign.encode()], version + 2)
+    run.delete(missing)
+    found = _validate(run)
+    assert not found.clean
+    assert _drifted(found) == {deleted: "extra", updated: "stale", foreign: "foreign", missing: "missing"}
+    assert found.drift == {"missing": 1, "extra": 1, "stale": 1, "foreign": 1}
+    assert set(recompute(run.context).differing) == {partition_of(k.encode(), 3) for k in _drifted(found)}
+
+
+def test_a_lost_change_is_drift_and_one_that_is_under_way_is_not(filled: Fill) -> None:
+    run = filled()
+    _change_three(run)
+    lost_delete, lost_update, under_way, deleted_under_way = (run.key_of_partition(0, skip) for skip in range(5, 9))
+    version = run.execute(
+        f"delete from things where id in ({lost_delete}, {deleted_under_way});"
+        f"update things set name = 'y' where id in ({lost_update}, {under_way});"
+        "insert into things values (2, 'reborn', 0, null)"  # lost as well
+    )
+    run.change(under_way, deleted_under_way)
+    run.watermark("changes", version + _LATER)
+    run.change(lost_update, lost_delete)  # of a later change: the watermark says that they are not under way
+    found = _validate(run)
+    assert _drifted(found) == {lost_delete: "stale", lost_update: "stale", "2": "missing"}
+    assert found.pending == 2
+    assert "2 not judged" in found.summary()
+    run.commit("keys", "changes")  # the key readers say that they have read them: then they are lost too
+    run.watermark("changes", version + _LATER)
+    assert set(_drifted(_validate(run))) == {lost_delete, lost_update, "2", under_way, deleted_under_way}
+
+
+def test_a_document_that_nobody_meant_to_be_twice_in_the_topic_is_a_fault(filled: Fill) -> None:
+    run = filled(changes="none", validation="{samples_per_partition: 0}")
+    run.change("3")
+    run.read_again(run.version + 1, "3")
+    assert _validate(run).clean
+    run.produce([(b"4", run.documents[b"4"])], run.version)
+    found = _validate(run)
+    assert not found.clean and found.drift == {}
+    partition = partition_of(b"4", 3)
+    assert found.faults[-1] == f"partitions {partition}: a document stands in the topic twice, and no key task names it"
+    assert recompute(run.context).differing == (partition,)
+
+
+def test_where_the_beginning_of_changes_is_gone_every_key_may_be_changed(filled: Fill) -> None:
+    run = filled(validation="{samples_per_partition: 0}")
+    version = _change_three(run)
+    topic = run.context.run.topic("changes")
+    ends = run.context.cluster.stable_ends(topic, 3)
+    gone = [TopicPartition(topic, p, end - 1) for p, end in ends.items()]
+    for deleted in run.context.cluster.admin.delete_records(gone).values():
+        deleted.result()
+    found = _validate(run)
+    assert found.clean and found.topic_documents == 1_000 and found.version == version
+    # In a partition of one record, that was a watermark, and is still there.
+    assert all((verdict.page_records == 0) == (ends[verdict.partition] > 1) for verdict in found.partitions)
+
+
+def test_a_topic_that_grows_meanwhile_is_checked_again(filled: Fill) -> None:
+    run = filled(rows=100, changes="none", validation="{samples_per_partition: 5}")
+    said: list[str] = []
+
+    def once(text: str) -> None:
+        said.append(text)
+        if len(said) == 1:
+            run.change("7")
+            run.read_again(run.version + 1, "7")
+        run.watermark("documents", run.version + 1)  # which is no growth
+
+    found = _validate(run, once)
+    assert found.clean and found.topic_documents == 100
+    assert sum("starts anew: a document was written meanwhile" in text for text in said) == 1
+
+    def always(text: str) -> None:
+        run.change("7")
+        run.read_again(run.version + 2 + len(said), "7")
+        said.append(text)
+
+    with pytest.raises(BlockedError, match="grown during each of 5 checks"):
+        _validate(run, always)
+
+
+def test_without_a_watermark_samples_cannot_be_judged(filled: Fill) -> None:
+    run = filled(rows=10)
+    run.change("1", "2")
+    changes = ChangeLog(run.context.cluster, run.context.run, partition_of(b"1", 3), 3)
+    keys = frozenset((b"1", b"none"))
+    with pytest.raises(Unreachable, match="change tailer"):
+        changes.pending(keys, 5, patience=0.5)
+    run.watermark("changes", 4)
+    later = threading.Timer(0.7, lambda: run.watermark("changes", 5))
+    later.start()
+    assert changes.pending(keys, 5) == {b"1"}
+    later.join()
+    run.commit("keys", "changes")
+    run.watermark("changes", 6)
+    assert changes.pending(keys, 5) == frozenset()
+
+
+def test_a_record_in_the_wrong_partition_is_refused(filled: Fill) -> None:
+    run = filled(rows=10)
+    topic = run.context.run.topic("changes")
+    producer = run.context.cluster.producer()
+    producer.produce(topic, b"", b"1", partition=(partition_of(b"1", 3) + 1) % 3)
+    producer.flush(30)
+    with pytest.raises(BlockedError, match="not one of this partition"):
+        recompute(run.context)
