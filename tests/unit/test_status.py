@@ -53,6 +53,12 @@ def test_without_live_changes_nothing_is_said_of_them() -> None:
     assert "behind" not in _text(found)
 
 
+def test_nothing_is_behind_any_more_once_a_run_has_ended() -> None:
+    checkpoint = ("checkpoint", _CHECKPOINT | _CHANGES)
+    assert status_facts(state(checkpoint, ("completed", {})), None)["changes"] is None
+    assert status_facts(state(checkpoint, ("completed", {"following": True})), _HERE)["changes"] is not None
+
+
 def test_a_completed_run_that_is_followed_and_one_whose_follower_died() -> None:
     following = state(("completed", {"following": True}))
     assert status_facts(following, _HERE)["state"] == "following"

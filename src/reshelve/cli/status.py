@@ -16,7 +16,7 @@ from reshelve.errors import UsageError
 from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster
 from reshelve.lease import Holder, read_holder
-from reshelve.state import RunState, find_run, fold
+from reshelve.state import ENDED, RunState, find_run, fold
 
 _WATCH_S: Final = 2.0
 _AT_WORK: Final = ("running", "following")
@@ -42,7 +42,7 @@ def status(
             show_json(found)
         else:
             show(_text(found))
-        if not watch or state.ended or found["state"] not in _AT_WORK:
+        if not watch or found["state"] not in _AT_WORK:
             return
         time.sleep(_WATCH_S)
         if not as_json:
@@ -107,7 +107,7 @@ def status_facts(state: RunState, holder: Holder | None) -> dict[str, Any]:
         "ended_at": state.ended_at or None,
         "duration_seconds": state.duration_s,
         "documents": checkpoint.get("documents"),
-        "changes": _changes(checkpoint),
+        "changes": None if state.state in ENDED else _changes(checkpoint),
         "checkpoint": checkpoint or None,
         "checkpoint_age_seconds": _age(state.last_at),
         "driven_by": None if holder is None else {"host": holder.host, "pid": holder.pid},
