@@ -43,10 +43,6 @@ class LiveChanges:
         """Make publication and slot, or note where the connector's topics end; then wait until a page can't miss what
         the log does not tell (`visibility.may_read`). To be called before the first page is read."""
         context = self._context
-        if self._plan.mode == "debezium":
-            from reshelve.producers import debezium
-
-            debezium.prepare(context.cluster, context.run, context.spec, context.partitions)
         with self._source("reshelve run") as connection:
             if "slot" not in self._state.facts:
                 self._record("slot", self._make_slot(connection))
@@ -55,7 +51,10 @@ class LiveChanges:
 
     def _make_slot(self, connection: Connection) -> dict[str, Any]:
         if self._plan.mode == "debezium":
-            return {"slot": self._plan.slot, "confirmed_lsn": 0, "xid": take_xid(connection)}
+            from reshelve.producers.debezium import prepare
+
+            lsn = prepare(connection, self._context.run, self._context.spec)
+            return {"slot": self._plan.slot, "confirmed_lsn": lsn, "xid": take_xid(connection)}
         create_publication(connection, self._plan)
         made = create_slot(connection, self._plan, self._say)
         return {

@@ -34,6 +34,7 @@ from reshelve.throttle import Throttle
 
 if TYPE_CHECKING:
     from reshelve.consumers.indexer import Indexer
+    from reshelve.producers.changes import ChangeSource
     from reshelve.producers.keys import KeyReader
     from reshelve.producers.pages import PageReader
     from reshelve.producers.tailer import Tailer
@@ -139,28 +140,38 @@ def _page_reader(context: RunContext, _state: RunState, name: str, reporter: Rep
 
 
 def _tailer(context: RunContext, state: RunState, name: str, reporter: Reporter) -> Tailer:
-    from reshelve.producers.slot_source import SlotSource
     from reshelve.producers.tailer import Tailer
 
+    plan = context.plan
+    return Tailer(
+        context.cluster,
+        context.run,
+        context.snapshot_reader(f"reshelve tailer {name}"),
+        _change_source(context, state, f"reshelve tailer {name}"),
+        rules=plan.changes.rules,
+        key=plan.source.key,
+        partitions=context.partitions,
+        reporter=reporter,
+    )
+
+
+def _change_source(context: RunContext, state: RunState, name: str) -> ChangeSource:
     plan, slot = context.plan, state.facts["slot"]
-    source = SlotSource(
+    if plan.changes.mode == "debezium":
+        from reshelve.producers.debezium import DebeziumSource
+
+        created_lsn = int(slot["confirmed_lsn"])
+        return DebeziumSource(context.run, context.spec, plan.changes, created_lsn=created_lsn, name=name)
+    from reshelve.producers.slot_source import SlotSource
+
+    return SlotSource(
         context.spec.source.postgres.url,
         plan.changes,
         plan.source,
         created_lsn=int(slot["confirmed_lsn"]),
         created_xid=int(slot["xid"]),
         max_wal_retained=context.spec.limits.max_wal_retained,
-        name=f"reshelve tailer {name}",
-    )
-    return Tailer(
-        context.cluster,
-        context.run,
-        context.snapshot_reader(f"reshelve tailer {name}"),
-        source,
-        rules=plan.changes.rules,
-        key=plan.source.key,
-        partitions=context.partitions,
-        reporter=reporter,
+        name=name,
     )
 
 
