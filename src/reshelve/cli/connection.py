@@ -40,7 +40,13 @@ def cluster_of(bootstrap: str | None, config: Path | None) -> KafkaCluster:
     """The cluster that the options or the environment name. Raises UsageError."""
     inherited = os.environ.get(CLUSTER_VARIABLE)
     if inherited:
-        fields = json.loads(inherited)
+        try:
+            fields = json.loads(inherited)
+        except ValueError:
+            raise UsageError(
+                f"{CLUSTER_VARIABLE} is not what `reshelve run` hands to its workers",
+                remedy="unset it, and name the brokers by --kafka or KAFKA_BOOTSTRAP",
+            ) from None
         _remember_secrets(fields["config"])
         return KafkaCluster(fields["bootstrap"], fields["config"])
     if not bootstrap:
