@@ -23,7 +23,7 @@ from opensearchpy.helpers import scan
 from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster
 from reshelve.local.stack import Endpoints
-from reshelve.model import Receipt, RunId
+from reshelve.model import WATERMARK_KEY, Receipt, RunId
 from reshelve.schemas.codec import RECEIPT, decode_receipt, schema_of
 from reshelve.schemas.envelope import EnvelopeReader
 from reshelve.state import RunState, fold
@@ -251,13 +251,15 @@ class Pipeline:
         return sorted(self.cluster.topics(f"reshelve.{self.name}."))
 
     def records(self, run: RunId | None = None) -> list[Record]:
-        """Every committed record of a run's `documents`, in the order of each partition."""
+        """Every committed document of a run's `documents`, in the order of each partition; no watermarks."""
         topic = (run or self.last_run).topic("documents")
         cluster, reader = self.cluster, EnvelopeReader()
         records = []
         for message in cluster.read(topic, range(cluster.topics(topic)[topic])):
-            version, document = reader.open(message.value() or b"")
             key = (message.key() or b"").decode()
+            if key == WATERMARK_KEY.decode():
+                continue
+            version, document = reader.open(message.value() or b"")
             records.append(
                 Record(key, version, orjson.loads(document), message.partition() or 0, message.offset() or 0)
             )
