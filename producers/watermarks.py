@@ -36,6 +36,11 @@ class Watermarks:
         if self._offer is None and version >= self._newest:
             self._offer = _Offer(version, at, insert_lsn)
 
+    def withdraw(self) -> None:
+        """Forget the snapshot that waits. A server that crashed may have taken back what it saw (commits with
+        `synchronous_commit = off`), and then gives the log's positions out again."""
+        self._offer = None
+
     def reached(self, passed: int) -> Watermark | None:
         """The watermark that is due now that the feed has passed so much of the log; it is given once."""
         offer = self._offer
