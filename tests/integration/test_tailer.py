@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -20,6 +21,7 @@ from test_paging import TABLES
 
 from reshelve.errors import BlockedError, SourceRefused
 from reshelve.kafka import KafkaCluster
+from reshelve.local.kafka import KafkaServer
 from reshelve.local.postgres import PostgresServer
 from reshelve.model import ChangeRule, KeyTask, SourceFacts, Watermark, partition_of
 from reshelve.producers.changes import ChangeFeed
@@ -213,6 +215,32 @@ def test_the_server_is_restarted(own: Tailed, server: PostgresServer) -> None:
         own.execute("insert into docs values (7, 'seven')")
         working.catch_up()
     assert set(own.task_keys()) == {"6", "7"}
+
+
+def test_the_brokers_are_away_for_a_while(database: str, private_home: Path) -> None:
+    """The source keeps what is not acknowledged, and the slot stays ours meanwhile."""
+    kafka = KafkaServer(private_home, heap="256m")
+    try:
+        kafka.start()
+        kafka.wait_healthy()
+        execute(database, DOCS)
+        with tailed(database, KafkaCluster(kafka.address), "away") as one:
+            with one.tailer() as working:
+                one.execute("insert into docs values (1, 'one')")
+                working.catch_up()
+                kafka.kill()
+                one.execute("insert into docs values (2, 'two')")
+                working.await_that(lambda: "not acknowledged" in working.reporter._waiting)
+                before = one.slot_state()
+                assert before.active_pid is not None
+                kafka.start()
+                kafka.wait_healthy()
+                working.catch_up()
+                assert one.slot_state().active_pid == before.active_pid
+            assert set(one.task_keys()) == {"1", "2"}
+    finally:
+        kafka.stop()
+        kafka.remove()
 
 
 def test_a_second_tailer_stands_by(docs: Tailed) -> None:
