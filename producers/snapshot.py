@@ -91,8 +91,9 @@ select pg_is_in_recovery(),
 
 _OWN_XID: Final = "select pg_current_xact_id_if_assigned()::text"
 _FLUSHED: Final = "select pg_current_wal_flush_lsn() >= %s::pg_lsn"
-# Commits a transaction of its own, with an id, and so flushes the WAL up to itself.
-_FLUSH: Final = "select pg_logical_emit_message(true, 'reshelve', '')"
+# A transaction with an id whose commit record the server flushes within wal_writer_delay, by default 0.2 s. A logical
+# message would be flushed at once, and would stop any Debezium connector of the database that has no topic for it.
+_FLUSH: Final = "begin read write; select pg_current_xact_id(); commit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +248,7 @@ class SnapshotReader:
     def ask_for_flush(self) -> None:
         """Have the server write a record behind all others, and flush them with it: an idle one leaves the last
         few in memory. Not to be used inside `snapshot()`."""
-        self.session().execute("begin read write; set local synchronous_commit = local; " + _FLUSH + "; commit")
+        self.session().execute(_FLUSH)
 
     def session(self) -> psycopg.Connection[tuple[Any, ...]]:
         """The connection that `snapshot()` has its transactions on; opened where there is none."""
