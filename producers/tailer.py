@@ -4,7 +4,7 @@ The order of things, enforced by `Tailer._advance`:
 
 1. take a snapshot of the source (its clock W, its history checked in it), then the log's insert position L
 2. write a key task for every change that comes through the feed, until the feed has passed L
-3. look up what the changes of other tables make dirty, in a snapshot that sees them; write those key tasks
+3. look up what the changes of other tables up to there make dirty, in a snapshot that sees them; write those key tasks
 4. wait until Kafka has acknowledged all of them
 5. write the watermark of W, with the position passed, to every partition, and wait for the acknowledgement
 6. confirm that position to the source: it may forget the log up to there
@@ -25,7 +25,7 @@ from psycopg import errors
 
 from reshelve.errors import Unreachable
 from reshelve.kafka import FENCED, KafkaCluster, kafka_error, refusal
-from reshelve.model import ChangeRule, KeyColumn, KeyTask, RunId, join_key
+from reshelve.model import ChangeRule, KeyColumn, KeyTask, RunId, Watermark, join_key
 from reshelve.producers.change_writer import ChangeWriter, newest_lsn
 from reshelve.producers.changes import Change, ChangeFeed, ChangeSource
 from reshelve.producers.lookups import Lookups
@@ -39,10 +39,12 @@ from reshelve.schemas.codec import encode_key_task
 TICK_S: Final = 0.25
 IDLE_TICK_S: Final = 1.0
 _POLL_S: Final = 0.1
-_STANDBY_S: Final = 1.0
+_LOOK_S: Final = 0.02
+_STANDBY_S: Final = 2.0
 _FLUSH_AFTER_S: Final = 0.3
 _SAY_AFTER_S: Final = 2.0
 _UPKEEP_KEYS: Final = 5_000
+_NOT_VISIBLE: Final = "waiting for a transaction of the log to become visible at the source"
 
 
 class _Stopped(Exception):
@@ -72,7 +74,9 @@ class Tailer:
         self._writer: ChangeWriter | None = None
         self._feed: ChangeFeed | None = None
         self._reference = self._version = 0
-        self._tick_at = self._offered_at = self._waiting_since = 0.0
+        self._due: Watermark | None = None  # written once its lookups are done
+        self._flush = Backoff(_FLUSH_AFTER_S)
+        self._tick_at = self._flush_at = self._waiting_since = 0.0
 
     def work(self) -> None:
         """Follow until stopped. Raises ReshelveError when it can't go on."""
@@ -121,7 +125,7 @@ class Tailer:
         self._reporter.waiting("")
         ended = feed.transactions
         while not self._reporter.stop.is_set():
-            changes = feed.poll(min(_POLL_S, max(0.0, self._tick_at - time.monotonic())))
+            changes = feed.poll(min(_LOOK_S if self._lookups.sealed else _POLL_S, self._until_tick()))
             if changes:
                 self._write(writer, changes)
             if feed.transactions != ended:
@@ -134,6 +138,9 @@ class Tailer:
                 self._advance(writer, feed, idle=False)
             self._source.upkeep(self._reporter.gauge)
             self._reporter.send()
+
+    def _until_tick(self) -> float:
+        return max(0.0, self._tick_at - time.monotonic())
 
     def _durable_lsn(self) -> int:
         return newest_lsn(self._cluster, self._topic, self._partitions)
@@ -158,9 +165,9 @@ class Tailer:
         self._reporter.count("key_tasks", written)
         while lookups.full:
             self._tick(writer)
-            if lookups.full:  # not visible yet
-                self._waiting("waiting for a decoded transaction to become visible")
-                time.sleep(0.02)
+            if lookups.full:
+                self._waiting(_NOT_VISIBLE)
+                time.sleep(_LOOK_S)
 
     def _tick(self, writer: ChangeWriter) -> None:
         """Take a snapshot with its checks, look up what is to be looked up in it, and offer it as a watermark."""
@@ -171,14 +178,17 @@ class Tailer:
                 connection = self._reader.session()
                 self._reference = snapshot.ids.xmax
                 self._source.check(connection)
-                if self._lookups.pending and self._lookups.visible(snapshot.ids):
+                if not self._lookups.sealed:
+                    self._lookups.seal()
+                if self._lookups.sealed and self._lookups.visible(snapshot.ids):
                     self._look_up(writer, connection, at)
         except (errors.LockNotAvailable, errors.QueryCanceled) as error:
             self._reporter.waiting(f"PostgreSQL ({self._reader.where}): {' '.join(str(error).split())}")
             return
-        if self._marks.awaited is None:
-            self._offered_at = time.monotonic()
+        if self._due is None and self._marks.awaited is None:
             self._marks.offer(snapshot.version, at, parse_lsn(snapshot.insert_lsn))
+            self._flush = Backoff(_FLUSH_AFTER_S)
+            self._flush_at = time.monotonic() + self._flush.next_s()
         if snapshot.version == self._version:
             self._tick_at = started + IDLE_TICK_S
         self._version = snapshot.version
@@ -193,35 +203,45 @@ class Tailer:
         self._reporter.count("key_tasks", written)
 
     def _advance(self, writer: ChangeWriter, feed: ChangeFeed, *, idle: bool) -> None:
-        """Write the watermark that is due, if one is."""
-        awaited = self._marks.awaited
-        if awaited is None:
-            return
-        if feed.passed < awaited:
-            feed.ask(awaited)
-            now = time.monotonic()
-            if idle and now - self._offered_at > _FLUSH_AFTER_S:
-                self._offered_at = now
-                self._reader.ask_for_flush()
-            return
-        if self._lookups.pending:
-            self._tick(writer)
-            if self._lookups.pending:
+        """Write the watermark that is due, if one is: what its transactions have to look up included, and not what has
+        come since."""
+        if self._due is None:
+            awaited = self._marks.awaited
+            if awaited is None:
                 return
-        mark = self._marks.reached(feed.passed)
-        if mark is not None:
-            writer.watermark(mark)
-            feed.confirm(mark.lsn)
-            self._backoff.reset()
-            self._waiting_since = 0.0
-            self._reporter.waiting("")
+            self._due = self._marks.reached(feed.passed)
+            if self._due is None:
+                self._ask(feed, awaited, idle=idle)
+                return
+            self._lookups.seal()
+        if self._lookups.sealed:
+            self._tick(writer)
+            if self._lookups.sealed:
+                self._say_if_long(_NOT_VISIBLE)
+                return
+        writer.watermark(self._due)
+        feed.confirm(self._due.lsn)
+        self._due = None
+        self._backoff.reset()
+        self._waiting_since = 0.0
+        self._reporter.waiting("")
 
-    def _waiting(self, reason: str) -> None:
-        """While something else takes long. Raises _Stopped."""
+    def _ask(self, feed: ChangeFeed, awaited: int, *, idle: bool) -> None:
+        """Have the server say how far it is; and when nothing comes, have it flush the last of its log."""
+        feed.ask(awaited)
+        if idle and time.monotonic() > self._flush_at:
+            self._reader.ask_for_flush()
+            self._flush_at = time.monotonic() + self._flush.next_s()
+
+    def _say_if_long(self, reason: str) -> None:
         now = time.monotonic()
         self._waiting_since = self._waiting_since or now
         if now - self._waiting_since > _SAY_AFTER_S:
             self._reporter.waiting(reason)
+
+    def _waiting(self, reason: str) -> None:
+        """While something else takes long. Raises _Stopped."""
+        self._say_if_long(reason)
         if self._reporter.stop.is_set():
             raise _Stopped
         self._upkeep()

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -416,6 +417,58 @@ def test_a_lookup_is_done_before_the_watermark_that_saw_its_change(places: Taile
                         break
                 assert rounds, "no watermark has seen the change"
                 assert rounds >= (number + 1) * 2000
+
+
+@pytest.mark.parametrize("values", [1, 12_000], ids=["one value", "more values than are kept"])
+def test_a_lookup_waits_until_its_transaction_is_visible(
+    server: PostgresServer, cluster: KafkaCluster, namespace: str, values: int
+) -> None:
+    """With a synchronous standby that is away, a commit is in the log and decoded, and not visible."""
+    execute(server.url, f"create database {namespace}")
+    url = server.url_of(namespace)
+    execute(
+        url,
+        "create table parents (id bigint primary key, name text)",
+        "create table docs (id bigint primary key, parent bigint)",
+        f"insert into parents select n, '' from generate_series(1, {values}) n",
+        "insert into docs select n, n from generate_series(1, 10) n",
+    )
+
+    def rules(facts: SourceFacts) -> Sequence[ChangeRule]:
+        oids = {table.name: table.oid for table in facts.tables}
+        lookup = "select id from public.docs where parent = any(%(values)s)"
+        rule = partial(ChangeRule, "public")
+        return [
+            rule("docs", oids["docs"], ("id",), ("bigint",)),
+            rule("parents", oids["parents"], ("id",), ("bigint",), lookup),
+        ]
+
+    query = "select d.id, p.name from public.docs d join public.parents p on p.id = d.parent"
+    wanted = [str(n) for n in range(1, min(values, 10) + 1)]
+    with tailed(url, cluster, namespace, query, ("id",), rules) as one, one.tailer() as working:
+        working.catch_up()
+        with synchronous_standby_away(server):
+            writer = threading.Thread(target=execute, args=[url, "update parents set name = 'x'"])
+            writer.start()
+            working.await_that(lambda: working.reporter._counts["changes"] >= values // 2)
+            working.await_that(lambda: "to become visible" in working.reporter._waiting)
+            assert one.task_keys() == []
+        writer.join()
+        working.catch_up()
+        assert sorted(set(one.task_keys())) == sorted(wanted)
+    execute(server.url, f"drop database {namespace} with (force)")
+
+
+@contextmanager
+def synchronous_standby_away(server: PostgresServer) -> Iterator[None]:
+    """Commits wait for a standby that there is not, in every database of the server."""
+    setting = "alter system set synchronous_standby_names = '{}'"
+    local = "set synchronous_commit = local"
+    execute(server.url, local, setting.format("nobody"), "select pg_reload_conf()")
+    try:
+        yield
+    finally:
+        execute(server.url, local, setting.format(""), "select pg_reload_conf()")
 
 
 def test_a_lookup_that_fails_is_blocked(places: Tailed) -> None:
