@@ -16,7 +16,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from hypothesis import settings
 from opensearchpy import OpenSearch
-from pipeline import Pipeline
+from pipeline import Pipeline, drop_database
 from psycopg import sql
 from services import Services, find_services
 
@@ -76,8 +76,7 @@ def database(endpoints: Endpoints) -> Iterator[str]:
     with psycopg.connect(endpoints.source_url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     yield urlunsplit(urlsplit(endpoints.source_url)._replace(path=f"/{name}"))
-    with psycopg.connect(endpoints.source_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    drop_database(endpoints.source_url, name)
 
 
 @pytest.fixture
@@ -96,10 +95,11 @@ def opensearch(endpoints: Endpoints) -> Iterator[OpenSearch]:
 
 @pytest.fixture
 def namespace(endpoints: Endpoints, opensearch: OpenSearch) -> Iterator[str]:
-    """A reindex name that nobody else uses; its topics, groups and indexes are deleted afterwards."""
+    """A reindex name that nobody else uses, nor any that begins with it; their topics, groups and indexes are deleted
+    afterwards."""
     name = f"t{secrets.token_hex(4)}"
     yield name
-    _delete_topics_and_groups(endpoints.kafka_bootstrap, f"reshelve.{name}.")
+    _delete_topics_and_groups(endpoints.kafka_bootstrap, f"reshelve.{name}")
     indexes = opensearch.indices.get(index=f"{name}*", expand_wildcards="all")
     for index in indexes:
         opensearch.indices.delete(index=index)

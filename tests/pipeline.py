@@ -19,13 +19,14 @@ import psycopg
 import yaml
 from opensearchpy import OpenSearch
 from opensearchpy.helpers import scan
+from psycopg import sql
 
 from reshelve.journal import read_journal
-from reshelve.kafka import KafkaCluster
+from reshelve.kafka import KafkaCluster, header_items
 from reshelve.local.stack import Endpoints
 from reshelve.model import WATERMARK_KEY, Receipt, RunId
 from reshelve.schemas.codec import RECEIPT, decode_receipt, schema_of
-from reshelve.schemas.envelope import EnvelopeReader
+from reshelve.schemas.envelope import VERSION_HEADER, EnvelopeReader
 from reshelve.state import RunState, fold
 
 DEFINITION: Mapping[str, Any] = {
@@ -73,11 +74,11 @@ class Indexed:
 
 @dataclass(frozen=True)
 class Record:
-    """A committed record of `documents`."""
+    """A committed record of `documents`; its document is None when it is a tombstone."""
 
     key: str
     version: int
-    document: dict[str, Any]
+    document: dict[str, Any] | None
     partition: int
     offset: int
 
@@ -251,18 +252,18 @@ class Pipeline:
         return sorted(self.cluster.topics(f"reshelve.{self.name}."))
 
     def records(self, run: RunId | None = None) -> list[Record]:
-        """Every committed document of a run's `documents`, in the order of each partition; no watermarks."""
+        """Every committed document and tombstone of a run, in the order of each partition; no watermarks."""
         topic = (run or self.last_run).topic("documents")
         cluster, reader = self.cluster, EnvelopeReader()
         records = []
         for message in cluster.read(topic, range(cluster.topics(topic)[topic])):
-            key = (message.key() or b"").decode()
-            if key == WATERMARK_KEY.decode():
-                continue
-            version, document = reader.open(message.value() or b"")
-            records.append(
-                Record(key, version, orjson.loads(document), message.partition() or 0, message.offset() or 0)
-            )
+            key, value = (message.key() or b"").decode(), message.value()
+            place = message.partition() or 0, message.offset() or 0
+            if value is None:
+                records.append(Record(key, int(dict(header_items(message))[VERSION_HEADER]), None, *place))
+            elif key != WATERMARK_KEY.decode():
+                version, document = reader.open(value)
+                records.append(Record(key, version, orjson.loads(document), *place))
         return records
 
     def written_text(self) -> str:
@@ -271,15 +272,60 @@ class Pipeline:
         entries = [repr(event) for event in read_journal(self.cluster, reindex=self.name)]
         return "\n".join(files + entries)
 
-    def assert_equal(self, client: OpenSearch, query: str = "select * from public.docs", key: str = "id::text") -> None:
-        """Topic and index hold exactly what the source holds now, by key, version and document, each record once."""
+    def assert_equal(
+        self,
+        client: OpenSearch,
+        query: str = "select * from public.docs",
+        key: str = "id::text",
+        *,
+        run: RunId | None = None,
+        changed: bool = False,
+    ) -> None:
+        """Topic and index hold exactly what the source holds now, by key, version and whole document.
+
+        run      whose topic and index; by default the newest run's, and what searches see behind the alias
+        changed  the source was written to meanwhile: then the newest record of each key counts, and is the one with its
+                 highest version. Else each document is in the topic once"""
         expected = self.source(query, key)
-        found = self.indexed(client)
-        records = self.records()
-        assert len(records) == len({record.key for record in records}), "a document is in the topic twice"
-        assert {record.key: record.document for record in records} == expected
-        assert {key: one.document for key, one in found.items()} == expected
-        assert {key: one.version for key, one in found.items()} == {record.key: record.version for record in records}
+        found = self.indexed(client, run.index if run else None)
+        records = self.records(run)
+        newest = {record.key: record for record in records}
+        documents = {key: record for key, record in newest.items() if record.document is not None}
+        if changed:
+            highest: dict[str, int] = {}
+            for record in records:
+                highest[record.key] = max(record.version, highest.get(record.key, 0))
+            _assert_same("highest version", highest, {key: record.version for key, record in newest.items()})
+        else:
+            assert len(records) == len(documents), "a document is in the topic twice"
+        _assert_same("index", expected, {key: one.document for key, one in found.items()})
+        _assert_same("topic", expected, {key: record.document for key, record in documents.items()})
+        versions = {key: record.version for key, record in documents.items()}
+        _assert_same("versions", versions, {key: one.version for key, one in found.items()})
+
+
+def _assert_same(what: str, expected: Mapping[str, object], found: Mapping[str, object]) -> None:
+    """Of thousands of documents a difference is told in a few lines."""
+    keys = sorted(key for key in {**expected, **found} if expected.get(key) != found.get(key))
+    told = [f"{key}: expected {expected.get(key)}, found {found.get(key)}" for key in keys[:5]]
+    assert not keys, f"{what}: {len(keys)} of {len(expected)} differ\n" + "\n".join(told)
+
+
+def drop_database(url: str, name: str) -> None:
+    """Drop a database with the replication slots that tests left in it. `url` is of another one."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        deadline = time.monotonic() + 30
+        while slots := connection.execute(
+            "select slot_name, active_pid from pg_replication_slots where database = %s", [name]
+        ).fetchall():
+            for slot, active in slots:
+                try:
+                    connection.execute("select pg_terminate_backend(%s)", [active])
+                    connection.execute("select pg_drop_replication_slot(%s)", [slot])
+                except (psycopg.errors.ObjectInUse, psycopg.errors.UndefinedObject):
+                    assert time.monotonic() < deadline, f"slot {slot} is still read"
+                    time.sleep(0.05)  # its reader is ending, or has dropped it itself
+        connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
 
 
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

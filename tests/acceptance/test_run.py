@@ -65,7 +65,7 @@ def _rebuild(p: Pipeline, client: OpenSearch, first: str) -> str:
     settings = client.indices.get_settings(index=index, params={"flat_settings": "true"})[index]["settings"]
     assert settings["index.refresh_interval"] == "7s" and "index.gc_deletes" not in settings
     assert [line["stage"] for line in done.lines if line.get("event") == "stage"] == [
-        "create", "copy", "index", "validate", "cutover", "close",
+        "create", "copy", "settle", "index", "validate", "catchup", "cutover", "close",
     ]  # fmt: skip
     ended = done.json
     assert ended["event"] == "ended" and ended["outcome"] == "Completed: Reindex complete"

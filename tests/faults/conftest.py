@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from faulty import Victim
 from opensearchpy import OpenSearch
+from pipeline import drop_database
 from psycopg import sql
 from services import Services
 
@@ -65,3 +66,4 @@ def victims(servers: LocalStack, tmp_path: Path) -> Iterator[Victims]:
     yield make
     for victim in made:
         victim.end_all()
+        drop_database(servers.endpoints.source_url, victim.name)

@@ -1,0 +1,126 @@
+"""The proof of live changes: pgbench writes before, during and after copy and swap, and source and index are equal."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from load import DEFINITION, DEPENDS_ON, QUERY, SCALE, SEEDS, Load, applied_version, version_now
+from opensearchpy import OpenSearch
+from pipeline import Pipeline
+
+from reshelve.model import RunId
+
+_ROWS = 6_000
+_TRANSACTIONS = 30_000 * SCALE
+_PARTITIONS = 2
+_PATIENCE_S = 120.0
+# The second run's documents have another shape, its index another mapping.
+_CHANGED = QUERY.replace("i.n, i.name", "i.n, upper(i.name) as name")
+
+
+@pytest.mark.timeout(300 + 120 * SCALE)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_rebuild_under_load_equals_its_source(pipeline: Pipeline, opensearch: OpenSearch, seed: int) -> None:
+    load = Load(pipeline, _ROWS, seed)
+    load.prepare()
+    with load.running():
+        _write_spec(pipeline, QUERY)
+        with _following(pipeline, "first") as first:
+            assert _searched(pipeline, opensearch) == [first.index]
+            _write_spec(pipeline, _CHANGED)
+            with _following(pipeline, "second") as second:
+                assert _searched(pipeline, opensearch) == [second.index]
+                load.finish(_TRANSACTIONS)
+                _assert_equal(pipeline, opensearch, {first: QUERY, second: _CHANGED})
+                assert load.committed >= _TRANSACTIONS
+                _roll_back_under_load(pipeline, opensearch, load, first, second)
+                _retire(pipeline, second)
+            _retire(pipeline, first, "--yes")  # it is searched
+    _assert_nothing_is_left_at_the_source(pipeline)
+
+
+def _write_spec(p: Pipeline, query: str) -> None:
+    p.write(
+        query=query,
+        partitions=_PARTITIONS,
+        definition=DEFINITION,
+        source={"postgres": {"depends_on": DEPENDS_ON}},
+        limits={"documents_per_second": 4_000},  # so that the copy meets the load
+        follow="always",
+    )
+
+
+@contextmanager
+def _following(p: Pipeline, name: str) -> Iterator[RunId]:
+    """`reshelve run` of the spec, from when it has swapped the alias until it has been retired."""
+    log = p.folder / f"{name}.log"
+    with log.open("w") as out:
+        process = p.spawn(["run", p.spec], None, stdout=out, stderr=out)
+    known = {str(state.run) for state in p.states()}
+    try:
+
+        def swapped() -> bool:
+            assert process.poll() is None, log.read_text()
+            return any(state.following and str(state.run) not in known for state in p.states())
+
+        _wait_for("the run follows", swapped)
+        yield p.last_run
+        assert process.wait(_PATIENCE_S) == 0, log.read_text()
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(what: str, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {_PATIENCE_S:.0f} s: {what}"
+        time.sleep(0.3)
+
+
+def _assert_equal(p: Pipeline, client: OpenSearch, runs: dict[RunId, str]) -> None:
+    """The load has ended: each run's index has all of it as soon as its applied clock has passed."""
+    version = version_now(p)
+    for run, query in runs.items():
+        _wait_for(f"{run} has applied {version}", lambda run=run: applied_version(p, run, _PARTITIONS) >= version)
+        p.assert_equal(client, query, run=run, changed=True)
+
+
+def _roll_back_under_load(p: Pipeline, client: OpenSearch, load: Load, first: RunId, second: RunId) -> None:
+    """The generation before is fed all the time: going back to it loses nothing."""
+    with load.running():
+        p.reshelve("rollback", second).expect(0)
+        load.finish(load.committed + 1_000)
+    assert _searched(p, client) == [first.index]
+    _assert_equal(p, client, {first: QUERY, second: _CHANGED})
+    expected, found = p.source(QUERY), p.indexed(client)
+    assert {key: one.document for key, one in found.items()} == expected
+
+
+def _retire(p: Pipeline, run: RunId, *options: str) -> None:
+    p.reshelve("retire", run, *options).expect(0)
+
+
+def _searched(p: Pipeline, client: OpenSearch) -> list[str]:
+    return sorted(client.indices.get_alias(name=p.alias))
+
+
+def _assert_nothing_is_left_at_the_source(p: Pipeline) -> None:
+    with psycopg.connect(p.database) as connection:
+        slots = connection.execute("select slot_name from pg_replication_slots where database = current_database()")
+        assert slots.fetchall() == []
+        assert connection.execute("select pubname from pg_publication").fetchall() == []
