@@ -11,11 +11,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import orjson
 import psycopg
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from opensearchpy import OpenSearch
 
 from reshelve.consumers import generation
@@ -79,6 +80,11 @@ class FilledRun:
     environ: dict[str, str]
     plan_file: Path
 
+    @cached_property
+    def _producer(self) -> Producer:
+        """One for all records: each new one takes half a second to find its brokers."""
+        return self.context.cluster.producer()
+
     @property
     def client(self) -> OpenSearch:
         return self.context.opensearch
@@ -94,7 +100,7 @@ class FilledRun:
 
     def produce(self, documents: Sequence[tuple[bytes, bytes | None]], version: int) -> None:
         """Append documents to the topic; None is a tombstone."""
-        producer = self.context.cluster.producer()
+        producer = self._producer
         head = envelope_head(version, 0)
         for key, document in documents:
             value = None if document is None else seal(head, document)
@@ -110,14 +116,14 @@ class FilledRun:
 
     def change(self, *keys: str) -> None:
         """Append key tasks to `changes`, as the tailer would."""
-        producer = self.context.cluster.producer()
+        producer = self._producer
         for key in keys:
             producer.produce(self.context.run.topic("changes"), encode_key_task(KeyTask(0, 0)), key)
         assert producer.flush(30) == 0
 
     def watermark(self, topic: str, version: int) -> None:
         """Append a watermark to every partition of `changes` or `documents`."""
-        producer = self.context.cluster.producer()
+        producer = self._producer
         value = encode_watermark(Watermark(version, 0, 0))
         for partition in range(self.context.partitions):
             producer.produce(self.context.run.topic(topic), value, WATERMARK_KEY, partition=partition)
