@@ -21,7 +21,7 @@ with held as (
 ),
 awaited as (
     select transactionid::text::bigint as xid
-      from pg_locks where pid = %(waiter)s and locktype = 'transactionid' and not granted
+      from pg_locks where pid = %(waiter)s::int and locktype = 'transactionid' and not granted
 )
 select held.pid,
        pg_prepared_xacts.gid,
@@ -31,7 +31,7 @@ select held.pid,
   from held
        left join pg_stat_activity on pg_stat_activity.pid = held.pid
        left join pg_prepared_xacts on held.pid is null and transaction::text::bigint = held.xid
- where held.pid is distinct from pg_backend_pid() and held.pid is distinct from %(waiter)s
+ where held.pid is distinct from pg_backend_pid() and coalesce(held.pid, 0) <> coalesce(%(waiter)s::int, -1)
    and (held.age >= (pg_snapshot_xmax(pg_current_snapshot())::text::bigint - %(xid)s)
         or held.xid in (select xid from awaited))
  order by coalesce(xact_start, prepared) nulls last, held.xid

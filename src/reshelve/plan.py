@@ -266,14 +266,14 @@ def _change_notes(spec: Spec, changes: ChangePlan) -> list[str]:
         end = "when it is retired" if spec.follow == "always" else "at its end"
         notes.append(
             f"The run makes {made} at the source, and drops what it made {end}. Meanwhile the source keeps the WAL "
-            f"that was not read yet, at most {spec.limits.max_wal_retained / 1e9:,.1f} GB (limits.max_wal_retained): past "
-            "that the slot is dropped and the run ends Blocked."
+            f"that was not read yet, at most {spec.limits.max_wal_retained / 1e9:,.1f} GB (limits.max_wal_retained): "
+            "past that the slot is dropped and the run ends Blocked."
         )
     else:
         notes.append(
-            f"Changes come from topics that a Debezium connector fills, through its slot {changes.slot}. Assumed of it: it "
-            "captures every table of the rules whole, without filters and transformations of its records, and it goes "
-            "on throughout the run."
+            f"Changes come from topics that a Debezium connector fills, through its slot {changes.slot}. Assumed of "
+            "it: it captures every table of the rules whole, without filters and transformations of its records, and "
+            "it goes on throughout the run."
         )
     if changes.ignored:
         notes.append(

@@ -17,6 +17,7 @@ from psycopg.errors import (
     UndefinedTable,
 )
 
+from reshelve.check.changes import check_changes
 from reshelve.check.findings import Findings, Size
 from reshelve.errors import ReshelveError, SourceRefused
 from reshelve.producers.planner import (
@@ -122,6 +123,7 @@ class _Source:
         self._check_tables(estimate)
         self._check_order(query, estimate)
         self._check_unique(query, estimate, columns)
+        check_changes(self._findings, self._connection, key, estimate)
         return self._size(query, estimate)
 
     def _check_session(self, token: str) -> None:
