@@ -34,9 +34,14 @@ def filled(endpoints: Endpoints, database: str, namespace: str, tmp_path: Path) 
     return make
 
 
-def _validate(run: FilledRun, report: Report = lambda text: None) -> Validation:
+def _validate(run: FilledRun) -> Validation:
     with run.validator():
-        return validate(run.context, run.tiling, timeout=200, report=report)
+        return _validate_again(run)
+
+
+def _validate_again(run: FilledRun, report: Report = lambda text: None) -> Validation:
+    """With the validator that there is."""
+    return validate(run.context, run.tiling, timeout=200, report=report)
 
 
 def _drifted(found: Validation) -> dict[str, str]:
@@ -106,22 +111,25 @@ def test_a_lost_change_is_drift_and_one_that_is_under_way_is_not(filled: Fill) -
     run.change(under_way, deleted_under_way)
     run.watermark("changes", version + _LATER)
     run.change(lost_update, lost_delete)  # of a later change: the watermark says that they are not under way
-    found = _validate(run)
-    assert _drifted(found) == {lost_delete: "stale", lost_update: "stale", "2": "missing"}
-    assert found.pending == 2
-    assert "2 not judged" in found.summary()
-    run.commit("keys", "changes")  # the key readers say that they have read them: then they are lost too
-    run.watermark("changes", version + _LATER)
-    assert set(_drifted(_validate(run))) == {lost_delete, lost_update, "2", under_way, deleted_under_way}
+    with run.validator():
+        found = _validate_again(run)
+        assert _drifted(found) == {lost_delete: "stale", lost_update: "stale", "2": "missing"}
+        assert found.pending == 2
+        assert "2 not judged" in found.summary()
+        run.commit("keys", "changes")  # the key readers say that they have read them: then they are lost too
+        run.watermark("changes", version + _LATER)
+        found = _validate_again(run)
+    assert set(_drifted(found)) == {lost_delete, lost_update, "2", under_way, deleted_under_way}
 
 
 def test_a_document_that_nobody_meant_to_be_twice_in_the_topic_is_a_fault(filled: Fill) -> None:
     run = filled(changes="none", validation="{samples_per_partition: 0}")
     run.change("3")
     run.read_again(run.version + 1, "3")
-    assert _validate(run).clean
-    run.produce([(b"4", run.documents[b"4"])], run.version)
-    found = _validate(run)
+    with run.validator():
+        assert _validate_again(run).clean
+        run.produce([(b"4", run.documents[b"4"])], run.version)
+        found = _validate_again(run)
     assert not found.clean and found.drift == {}
     partition = partition_of(b"4", 3)
     assert found.faults[-1] == f"partitions {partition}: a document stands in the topic twice, and no key task names it"
@@ -159,11 +167,11 @@ def test_a_topic_that_grows_meanwhile_is_checked_again(filled: Fill) -> None:
         said.append(text)
 
     with run.validator():
-        found = validate(run.context, run.tiling, timeout=200, report=once)
+        found = _validate_again(run, once)
         assert found.clean and found.topic_documents == 100
         assert sum("starts anew: a document was written meanwhile" in text for text in said) == 1
         with pytest.raises(BlockedError, match="grown during each of 5 checks"):
-            validate(run.context, run.tiling, timeout=200, report=always)
+            _validate_again(run, always)
 
 
 def test_without_a_watermark_samples_cannot_be_judged(filled: Fill) -> None:
