@@ -61,7 +61,7 @@ class Batch(Generic[T]):
     def mark(self, partition: int, watermark: Watermark) -> None:
         """A watermark, in the order of the topic."""
         known = self.watermarks.get(partition)
-        if known is None or watermark.version > known.version:
+        if known is None or (watermark.version, watermark.at) > (known.version, known.at):
             self.watermarks[partition] = watermark
 
 

@@ -167,7 +167,9 @@ def _conninfo(url: str) -> str:
     """Values come as text in the same form as a reader's session writes them: so the same settings, which the
     server takes with the connection here, because a replication connection has no parameters for statements."""
     given = conninfo_to_dict(url).get("options") or ""
-    settings = " ".join(f"-c {name}={_escaped(value)}" for name, value in SESSION.items())
+    # Not read-only: libpq would take the server for one that a URL with target_session_attrs=read-write passes over.
+    session = {name: value for name, value in SESSION.items() if name != "default_transaction_read_only"}
+    settings = " ".join(f"-c {name}={_escaped(value)}" for name, value in session.items())
     return make_conninfo(
         url, replication="database", client_encoding="utf8", connect_timeout=10, options=f"{given} {settings}".strip(),
         **KEEPALIVE,

@@ -33,8 +33,9 @@ class Applied:
 
 
 def newest(clocks: Iterable[Applied | None]) -> Applied | None:
-    """The highest of those that are known: once passed, a watermark holds for ever."""
-    return max((clock for clock in clocks if clock is not None), key=lambda clock: clock.version, default=None)
+    """The highest of those that are known: once passed, a watermark holds for ever. While nobody writes to the source
+    its versions are equal, and only time goes on."""
+    return max((clock for clock in clocks if clock is not None), key=_age, default=None)
 
 
 def oldest(clocks: Iterable[Applied | None]) -> Applied | None:
@@ -42,7 +43,7 @@ def oldest(clocks: Iterable[Applied | None]) -> Applied | None:
     known = list(clocks)
     if not known or None in known:
         return None
-    return min((clock for clock in known if clock is not None), key=lambda clock: clock.version)
+    return min((clock for clock in known if clock is not None), key=_age)
 
 
 def seconds_behind(clocks: Iterable[Applied | None], now_ms: int) -> float | None:
@@ -50,3 +51,7 @@ def seconds_behind(clocks: Iterable[Applied | None], now_ms: int) -> float | Non
     as a partition has none. `now_ms`: milliseconds since 1970 UTC."""
     clock = oldest(clocks)
     return None if clock is None else max(0.0, (now_ms - clock.at) / 1000)
+
+
+def _age(clock: Applied) -> tuple[int, int]:
+    return clock.version, clock.at

@@ -23,3 +23,10 @@ def test_newest_and_oldest() -> None:
     assert oldest([_NEW, _OLD]) == _OLD
     assert oldest([_NEW, None]) is None
     assert oldest([]) is None
+
+
+def test_time_goes_on_while_nobody_writes() -> None:
+    """The version of an idle source stays, and its changes are not getting older for it."""
+    later = Applied(_OLD.version, _OLD.at + 1)
+    assert newest([_OLD, later]) == newest([later, _OLD]) == later
+    assert oldest([_OLD, later]) == oldest([later, _OLD]) == _OLD

@@ -189,6 +189,13 @@ class Simulation:
         assert all(partition.committed == len(partition.records) for partition in self.topic.values())
 
 
+def test_of_watermarks_of_one_version_the_latest_counts() -> None:
+    made = batch()
+    for at in (1, 2):
+        made.mark(0, Watermark(7, at, 0))
+    assert made.watermarks[0].at == 2
+
+
 @given(st.integers(min_value=0))
 def test_commits_are_borne_out_by_the_sink_whatever_happens(seed: int) -> None:
     simulation = Simulation(seed)
