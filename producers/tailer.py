@@ -119,6 +119,7 @@ class Tailer:
         writer = self._writer or ChangeWriter(self._cluster, self._topic, self._partitions, self._waiting)
         self._writer = writer
         self._marks.withdraw()
+        self._due = None  # what it speaks of may have been lost with the writer before
         with self._reader.snapshot() as snapshot:
             self._reference = snapshot.ids.xmax
             self._feed = feed = self._source.open(self._reader.session(), snapshot.ids.xmax, self._durable_lsn)
