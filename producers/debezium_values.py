@@ -17,7 +17,7 @@ from typing import Any, Final
 from reshelve.producers.pgoutput import canonical_text
 
 _DAY_US: Final = 86_400_000_000
-_FIRST_DAY, _LAST_DAY = -2_440_588, 2_145_031_948  # PostgreSQL's range of dates, in days since 1970
+_FIRST_DAY, _LAST_DAY = -2_440_588, 2_145_042_905  # PostgreSQL's range of dates, in days since 1970
 _FIRST_US, _INFINITY_US, _MINUS_INFINITY_US = (
     _FIRST_DAY * _DAY_US,
     9_223_372_036_825_200_000,
