@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from confluent_kafka import KafkaException
 
 from reshelve.consumers import generation
 from reshelve.context import RunContext
-from reshelve.errors import UsageError
+from reshelve.errors import AccessRefused, Unreachable, UsageError
 from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster, kafka_error, refusal
 from reshelve.model import RunId
+from reshelve.producers.slot import drop_publication, drop_slot, find_publications, slot_state
+from reshelve.slots import source_session
 from reshelve.state import RunState, fold
 
 
@@ -24,6 +26,9 @@ class Leftovers:
     index, uuid  the generation that nobody searches: the previous one after a cut-over, this run's otherwise;
                  empty when there is none
     kept         why there is none, where there would be one
+    slot         the run's replication slot, as long as it is there; empty: none
+    publication  the same of a publication that the run made
+    source_away  why the source could not be looked at, where a slot may have been left there
     """
 
     topics: tuple[str, ...]
@@ -31,13 +36,43 @@ class Leftovers:
     index: str
     uuid: str
     kept: str = ""
+    slot: str = ""
+    publication: str = ""
+    source_away: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        return {"topics": list(self.topics), "groups": list(self.groups), "index": self.index or None}
+        return {
+            "topics": list(self.topics),
+            "groups": list(self.groups),
+            "index": self.index or None,
+            "slot": self.slot or None,
+            "publication": self.publication or None,
+            "source_away": self.source_away or None,
+        }
 
 
 def find_leftovers(context: RunContext, state: RunState) -> Leftovers:
-    """Look at what there is. The index that the alias points to is never among it. Raises ReshelveError."""
+    """Look at what there is. The index that the alias points to is never among it. Raises ReshelveError; a source
+    that does not answer is a fact."""
+    return _with_source(context, state, _in_kafka_and_target(context, state))
+
+
+def _with_source(context: RunContext, state: RunState, leftovers: Leftovers) -> Leftovers:
+    changes = context.plan.changes
+    if changes.mode != "replication":
+        return leftovers
+    try:
+        with source_session(context.spec.source.postgres.url, "reshelve clean") as connection:
+            slot = changes.slot if slot_state(connection, changes.slot).exists else ""
+            publications = find_publications(connection) if changes.owns_publication else []
+    except (AccessRefused, Unreachable) as error:
+        # Where the journal says that the slot is dropped, a publication is the most that is left: it costs nothing.
+        away = "" if "slot_dropped" in state.facts else f"{error.where}: {error.why or error.what}"
+        return replace(leftovers, source_away=away)
+    return replace(leftovers, slot=slot, publication=changes.publication if changes.publication in publications else "")
+
+
+def _in_kafka_and_target(context: RunContext, state: RunState) -> Leftovers:
     plan, client = context.plan, context.opensearch
     searched = generation.alias_targets(client, plan.alias).indexes
     topics = tuple(sorted(context.cluster.topics(context.run.prefix)))
@@ -66,8 +101,15 @@ def rollback_target_of(uuid: str, run: RunId, states: Iterable[RunState]) -> Run
 
 
 def remove(context: RunContext, leftovers: Leftovers) -> None:
-    """Groups first, so that no worker writes on; then the index, then the topics. Raises ReshelveError."""
+    """Groups first, so that no worker writes on; then the slot, which keeps the source's WAL; then the index, then the
+    topics. Raises ReshelveError."""
     _delete_groups(context.cluster, leftovers.groups)
+    if leftovers.slot or leftovers.publication:
+        with source_session(context.spec.source.postgres.url, "reshelve clean") as connection:
+            if leftovers.slot:
+                drop_slot(connection, leftovers.slot)
+            if leftovers.publication:
+                drop_publication(connection, leftovers.publication)
     if leftovers.index:
         generation.drop(context.opensearch, leftovers.index, leftovers.uuid)
     context.cluster.delete_topics(leftovers.topics)

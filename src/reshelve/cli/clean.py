@@ -6,24 +6,32 @@ from typing import Annotated
 
 import typer
 
-from reshelve.cleanup import find_leftovers, remove
+from reshelve.cleanup import Leftovers, find_leftovers, remove
 from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_of
 from reshelve.cli.output import JsonOption, say, show, show_json
-from reshelve.errors import AbortedError
+from reshelve.context import RunContext
+from reshelve.errors import AbortedError, BlockedError, UsageError
 from reshelve.session import attach
 
 
 def clean(
     run: RunArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    without_source: Annotated[
+        bool, typer.Option("--without-source", help="Also when the source does not answer: its slot is left there.")
+    ] = False,
     as_json: JsonOption = False,
     bootstrap: BootstrapOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Remove a run's topics and the index nobody searches (the old one after a cut-over). Asks first."""
+    """Remove a run's topics, its slot and publication at the source, and the index nobody searches (the old one after
+    a cut-over). Asks first."""
     session = attach(cluster_of(bootstrap, config), run, say)
     state = session.state
     try:
+        if state.following:
+            remedy = f"end that first: reshelve retire {state.run}"
+            raise UsageError(f"run {state.run} is followed", why="its index gets changes", remedy=remedy)
         leftovers = find_leftovers(session.context, state)
         say(f"{len(leftovers.topics)} topics: {', '.join(leftovers.topics) or 'none'}")
         say(
@@ -32,6 +40,7 @@ def clean(
         )
         if leftovers.kept:
             say(leftovers.kept)
+        _say_source(session.context, leftovers, without_source)
         if not state.ended:
             say(f"run {state.run} is not at its end ({state.state}): it can't be gone on with after that")
         if not yes and not _confirmed():
@@ -46,6 +55,22 @@ def clean(
         show_json({"run": str(state.run), **leftovers.as_dict()})
     else:
         show(f"Removed {len(leftovers.topics)} topics" + (f" and index {leftovers.index}." if leftovers.index else "."))
+
+
+def _say_source(context: RunContext, leftovers: Leftovers, without_source: bool) -> None:
+    """Raises BlockedError: a slot that is forgotten fills the source's disk."""
+    if leftovers.slot or leftovers.publication:
+        say(f"at the source: slot {leftovers.slot or 'none'}, publication {leftovers.publication or 'none'}")
+    if not leftovers.source_away:
+        return
+    drop = f"select pg_drop_replication_slot('{context.plan.changes.slot}')"
+    if not without_source:
+        raise BlockedError(
+            "the source does not answer, and the run may have left its replication slot there",
+            why=leftovers.source_away,
+            remedy=f"clean again when it answers; if it never will: --without-source, and should it come back: {drop}",
+        )
+    say(f"the source can't be looked at ({leftovers.source_away}); should it come back: {drop}")
 
 
 def _confirmed() -> bool:

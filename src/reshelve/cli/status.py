@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -11,11 +11,13 @@ import typer
 
 from reshelve.cli.connection import BootstrapOption, ConfigOption, cluster_of
 from reshelve.cli.display import megabytes, span
-from reshelve.cli.output import JsonOption, show, show_columns, show_json
+from reshelve.cli.output import JsonOption, say, show, show_columns, show_json
 from reshelve.errors import UsageError
 from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster
 from reshelve.lease import Holder, read_holder
+from reshelve.model import facts
+from reshelve.slots import RunSlot, look_at_slots
 from reshelve.state import ENDED, RunState, find_run, fold
 
 _WATCH_S: Final = 2.0
@@ -50,13 +52,14 @@ def status(
 
 
 def runs(as_json: JsonOption = False, bootstrap: BootstrapOption = None, config: ConfigOption = None) -> None:
-    """List every run that the journal knows."""
+    """List every run that the journal knows, and the replication slots that runs have left at their sources."""
     cluster = cluster_of(bootstrap, config)
     states = list(fold(read_journal(cluster)).values())
     holders = {lease: read_holder(cluster, lease) for lease in {_lease_of(s) for s in states}}
     found = [status_facts(state, holders[_lease_of(state)]) for state in states]
+    slots, unseen = look_at_slots(states, {str(state.run): holders[_lease_of(state)] for state in states})
     if as_json:
-        show_json({"runs": found})
+        show_json({"runs": found, "slots": [facts(slot) for slot in slots], "unseen": unseen})
         return
     if not found:
         show("no runs yet")
@@ -76,6 +79,19 @@ def runs(as_json: JsonOption = False, bootstrap: BootstrapOption = None, config:
             )
         )
     show_columns(rows)
+    _show_slots([slot for slot in slots if slot.left], unseen)
+
+
+def _show_slots(left: Sequence[RunSlot], unseen: Sequence[str]) -> None:
+    if left:
+        rows = [("SLOT LEFT AT A SOURCE", "SERVER", "WAL HELD", "REMEDY")]
+        for slot in left:
+            held = "–" if slot.retained_bytes is None else f"{slot.retained_bytes / 1e6:,.1f} MB"
+            rows.append((slot.slot, f"{slot.server}/{slot.database}", held, slot.remedy))
+        show("")
+        show_columns(rows)
+    for why in unseen:
+        say(why)
 
 
 def _look(cluster: KafkaCluster, run: str | None) -> tuple[RunState, Holder | None]:
