@@ -154,8 +154,14 @@ class Run:
 
     def _catch_up(self) -> None:
         self._watch.enter("catchup")
-        limit = self._context.spec.limits.max_seconds_behind
-        self._watch.until(lambda now: now.seconds_behind is not None and now.seconds_behind < limit)
+        limit, released_ms = self._context.spec.limits.max_seconds_behind, time.time() * 1000
+
+        def caught_up(now: Progress) -> bool:
+            """Also past the hold: just after it the clock still stands, near the limit as well as far from it."""
+            behind, at = now.seconds_behind, now.applied_at
+            return behind is not None and behind < limit and at is not None and at >= released_ms
+
+        self._watch.until(caught_up)
 
     def _create(self) -> None:
         context, plan, run = self._context, self._context.plan, self._context.run
