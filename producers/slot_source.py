@@ -18,13 +18,15 @@ from reshelve.producers.snapshot import open_session, server_of
 from reshelve.producers.watermarks import format_lsn
 
 _LOOK_S: Final = 1.0
+_SHRINK_S: Final = 10.0  # within which a backlog that is over the limit has to become smaller
 
 
 class SlotSource:
     """A `ChangeSource`.
 
     created_lsn       where the slot began; `created_xid` was taken after it
-    max_wal_retained  bytes that the server may keep for the slot; past it the slot is dropped and the run is Blocked
+    max_wal_retained  bytes that the server may keep for the slot; past it, unless it becomes less from one ten seconds
+                      to the next, the slot is dropped and the run is Blocked
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class SlotSource:
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._feed: ReplicationFeed | None = None
         self._looked_at = 0.0
+        self._over: tuple[float, int] | None = None
 
     def open(self, connection: psycopg.Connection[Any], xmax: int, durable: Callable[[], int]) -> ReplicationFeed:
         rules = self._publication.open(connection, xmax)
@@ -72,8 +75,14 @@ class SlotSource:
             raise self._lost(state)
         retained = state.retained_bytes or 0
         gauge("wal_retained", retained)
-        if retained > self._max_wal_retained:
-            self._give_up(retained)
+        if retained <= self._max_wal_retained:
+            self._over = None
+        elif self._over is None:
+            self._over = now, retained
+        elif now - self._over[0] > _SHRINK_S:
+            if retained >= self._over[1]:
+                self._give_up(retained)
+            self._over = now, retained
 
     def close(self) -> None:
         self._feed = None
