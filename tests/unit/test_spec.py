@@ -256,3 +256,74 @@ def test_the_example_is_a_good_spec(tmp_path: Path, name: str) -> None:
     loaded = load(tmp_path / "s.yaml", dict(zip(names, values, strict=True)))
     assert (loaded.reindex, loaded.target.opensearch.alias) == (name, name)
     assert loaded.definition["mappings"]["dynamic"] == "strict"
+
+
+def test_live_changes_by_default() -> None:
+    spec = parse_good()
+    assert (spec.changes.mode, spec.follow, spec.source.postgres.depends_on) == ("replication", "until_cutover", ())
+    assert (spec.limits.max_wal_retained, spec.limits.max_seconds_behind) == (10 * 10**9, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "mode"),
+    [
+        ("none", "none"),
+        ("replication", "replication"),
+        ("{replication: }", "replication"),
+        ("{replication: {publication: theirs}}", "replication"),
+        ("{debezium: {topics: [a.b]}}", "debezium"),
+        ("{debezium: {topics: [a.b], format: avro, registry: 'http://r:8081'}}", "debezium"),
+    ],
+)
+def test_modes_of_changes(changes: str, mode: str) -> None:
+    assert parse_good(f"{GOOD}changes: {changes}\n").changes.mode == mode
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "what", "remedy"),
+    [
+        ("changes: all", "s.yaml:17:10", "should be replication, none", ""),
+        ("changes: {}", "s.yaml:17:10", "should be replication, none", ""),
+        ("changes: {replicaton: {}}", "s.yaml:17:11", "unknown field 'replicaton'", "did you mean 'replication'?"),
+        (
+            "changes: {replication: {publicaton: x}}",
+            "s.yaml:17:25",
+            "unknown field 'publicaton'",
+            "did you mean 'publication'?",
+        ),
+        ("changes: {debezium: {}}", "s.yaml:17:11", "'changes.debezium.topics' is missing", "Topics of the tables"),
+        ("changes: {debezium: {topics: [a], format: avro}}", "s.yaml:17:21", "needs a registry", ""),
+        ("changes: {debezium: {topics: [a]}, replication: {}}", "s.yaml:17:10", "one of replication and debezium", ""),
+        ("changes: none\nfollow: always", "s.yaml:1:1", "needs changes to follow", ""),
+        ("limits: {max_wal_retained: 10 gigs}", "s.yaml:17:28", "such as 500 MB or 10 GB", "WAL that the source"),
+        ("limits: {max_wal_retained: 10 kB}", "s.yaml:17:28", "greater than or equal to 1000000", ""),
+        ("limits: {max_seconds_behind: 0}", "s.yaml:17:30", "greater than 0", ""),
+    ],
+)
+def test_what_is_wrong_with_changes(text: str, place: str, what: str, remedy: str) -> None:
+    (found,) = problems(f"{GOOD}{text}\n")
+    assert found.place == place
+    assert what in found.what
+    assert remedy in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("entry", "what", "remedy"),
+    [
+        ("{tabel: a, key: b}", "unknown field 'tabel'", "did you mean 'table'?"),
+        ("{table: a}", "needs one of key, lookup and ignore", ""),
+        ("{table: a, key: b, ignore: true}", "needs one of key, lookup and ignore", ""),
+        ("{table: a, lookup: select 1}", "lookup and columns go together", ""),
+        ("{table: a, lookup: delete from b, columns: c}", "must begin with SELECT", "SELECT that returns the keys"),
+    ],
+)
+def test_what_is_wrong_with_a_dependency(entry: str, what: str, remedy: str) -> None:
+    (found,) = problems(changed("    key: geonameid\n", f"    key: geonameid\n    depends_on: [{entry}]\n"))
+    assert found.place.startswith("s.yaml:6:")
+    assert what in found.what
+    assert remedy in found.remedy
+
+
+def test_sizes() -> None:
+    for text, size in (("500 MB", 500 * 10**6), ("1.5GB", 1_500_000_000), ("2000000", 2_000_000)):
+        assert parse_good(f"{GOOD}limits: {{max_wal_retained: {text}}}\n").limits.max_wal_retained == size

@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -127,13 +127,21 @@ def _remedy(path: FieldPath, verb: str) -> str:
 
 
 def _model_at(path: FieldPath) -> type[BaseModel] | None:
-    model: Any = Spec
+    model: type[BaseModel] | None = Spec
     for step in path:
-        info = model.model_fields.get(step)
-        model = info.annotation if info else None
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        if model is None:
             return None
-    return model  # type: ignore[no-any-return]
+        if isinstance(step, str):  # the number of a list's item stays within its model
+            info = model.model_fields.get(step)
+            model = _section(info.annotation) if info else None
+    return model
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section in an annotation: itself, an alternative to null, or the items of a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section, get_args(annotation))), None)
 
 
 def _fields_of(path: list[int | str]) -> list[str]:

@@ -215,8 +215,12 @@ class Debezium(_Section):
 class Changes(_Section):
     """How writes to the source are followed while the index is rebuilt; `none`: they are not."""
 
-    replication: Replication | None = None
-    debezium: Debezium | None = None
+    replication: Replication | None = Field(
+        default=None, description="A logical replication slot of the run's own. Null: none."
+    )
+    debezium: Debezium | None = Field(
+        default=None, description="Topics that a Debezium connector fills already. Null: none."
+    )
 
     @model_validator(mode="after")
     def _one_at_most(self) -> Changes:
@@ -235,7 +239,7 @@ def _changes(value: object) -> object:
     """`replication` and `none` stand for themselves."""
     if value in ("none", "replication"):
         return {} if value == "none" else {"replication": {}}
-    if value is None or value == {}:
+    if not isinstance(value, dict | Changes) or value == {}:
         raise ValueError("should be replication, none, or a mapping with replication or debezium")
     if isinstance(value, dict):
         return {name: {} if name == "replication" and part is None else part for name, part in value.items()}
