@@ -26,6 +26,9 @@ BUILDING: Final[Mapping[str, str]] = {
     "index.gc_deletes": "1h",
     "index.translog.durability": "request",
 }
+# What stays as it was for building while changes are followed: an index that forgets deletes, or acknowledges what
+# its disk does not have, would make the applied clock untrue.
+_FOLLOWED: Final = ("index.gc_deletes", "index.translog.durability")
 _POLL_S: Final = 0.5
 HEALTH_TIMEOUT_S: Final = 1800.0
 _UNKNOWN_TIMEOUT_S: Final = 60.0
@@ -138,12 +141,14 @@ def finish(
     index: str,
     definition: Mapping[str, Any],
     *,
+    followed: bool = False,
     timeout: float = HEALTH_TIMEOUT_S,
     report: Callable[[str], None] = lambda text: None,
 ) -> Health:
     """Make the index what its definition says, ready for searches. Idempotent. In this order:
 
-    1. the definition's settings, or the cluster's defaults (null), in place of those for building
+    1. the definition's settings, or the cluster's defaults (null), in place of those for building; but for those on
+       which live changes rely, as long as the index is `followed`
     2. every primary is active: flush and refresh would hang on one that is not
     3. flush, so that replicas copy segments instead of replaying the translog, and refresh, so that
        everything written is found
@@ -153,13 +158,27 @@ def finish(
     asked = flat_settings(definition)
     deadline = time.monotonic() + timeout
     try:
-        client.indices.put_settings(index=index, body={name: asked.get(name) for name in BUILDING})
+        restored = [name for name in BUILDING if not (followed and name in _FOLLOWED)]
+        client.indices.put_settings(index=index, body={name: asked.get(name) for name in restored})
         _await_copies(client, index, deadline, report, replicas_too=False)
         client.indices.flush(index=index, params={"wait_if_ongoing": "true"})
         client.indices.refresh(index=index)
         return _await_copies(client, index, deadline, report, replicas_too=True)
     except TransportError as error:
         raise refusal(error, f"cannot finish index {index}", index) from error
+
+
+def release(client: OpenSearch, index: str, definition: Mapping[str, Any]) -> None:
+    """Nobody follows the index any more: it gets the rest of its definition's settings. One that is gone is no error.
+
+    Raises ReshelveError."""
+    asked = flat_settings(definition)
+    try:
+        client.indices.put_settings(index=index, body={name: asked.get(name) for name in _FOLLOWED})
+    except NotFoundError:
+        return
+    except TransportError as error:
+        raise refusal(error, f"cannot restore the settings of index {index}", index) from error
 
 
 def _await_copies(

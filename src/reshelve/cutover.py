@@ -105,7 +105,7 @@ def cut_over(context: RunContext, facts: GateFacts, *, report: Report = lambda t
     require_open(gates(facts))
     plan, client = context.plan, context.opensearch
     report(f"restoring the settings of {plan.index} and waiting for its copies")
-    health = generation.finish(client, plan.index, plan.definition, report=report)
+    health = generation.finish(client, plan.index, plan.definition, followed=plan.changes.followed, report=report)
     if health.note:
         report(health.note)
     now = replace(

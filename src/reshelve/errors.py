@@ -138,9 +138,10 @@ class LeaseHeld(BlockedError):
 
 
 class GateClosed(BlockedError):
-    """The cut-over has a gate that is not open."""
+    """The cut-over has a gate that is not open. `passing`: each that is closed opens again by waiting."""
 
     code = "gate"
+    passing = False
 
 
 class AbortedError(ReshelveError):

@@ -21,13 +21,17 @@ from reshelve.validator.verdict import Validation
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A condition of the cut-over, with what was found, what it takes, and what to do when it is closed."""
+    """A condition of the cut-over, with what was found, what it takes, and what to do when it is closed.
+
+    passing  closed, it opens again by itself while the run goes on
+    """
 
     name: str
     value: str
     threshold: str
     open: bool
     remedy: str
+    passing: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -223,6 +227,7 @@ def _seconds_behind(facts: Following) -> Gate:
         f"less than {facts.max_seconds_behind:g} s",
         seconds is not None and seconds < facts.max_seconds_behind,
         "run again when the source is written less, add workers, or raise limits.max_seconds_behind",
+        passing=True,
     )
 
 
@@ -273,9 +278,11 @@ def require_open(found: tuple[Gate, ...]) -> None:
     """Raises GateClosed when one of the gates is closed; it names all that are."""
     closed = [gate for gate in found if not gate.open]
     if closed:
-        raise GateClosed(
+        error = GateClosed(
             f"the cut-over has {len(closed)} closed gate{'s' if len(closed) != 1 else ''}",
             where=", ".join(gate.name for gate in closed),
             why="; ".join(f"{gate.name}: {gate.value} (needed: {gate.threshold})" for gate in closed),
             remedy="; ".join(dict.fromkeys(gate.remedy for gate in closed)),
         )
+        error.passing = all(gate.passing for gate in closed)
+        raise error

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 
+from reshelve.consumers import generation
 from reshelve.context import RunContext
 from reshelve.control import hold_key_readers
 from reshelve.errors import ReshelveError, Unreachable
@@ -107,14 +108,16 @@ class LiveChanges:
             return slot_state(connection, self._plan.slot)
 
     def end(self) -> None:
-        """Drop slot and publication: from then on the source keeps no WAL for the run."""
-        if self._plan.mode != "replication" or "slot_dropped" in self._state.facts:
-            return
-        with self._source("reshelve run") as connection:
-            drop_slot(connection, self._plan.slot)
-            if self._plan.owns_publication:
-                drop_publication(connection, self._plan.publication)
-        self._record("slot_dropped", {"slot": self._plan.slot})
+        """Drop slot and publication: from then on the source keeps no WAL for the run. The index, where there is one,
+        gets the settings that following had kept from it."""
+        if self._plan.mode == "replication" and "slot_dropped" not in self._state.facts:
+            with self._source("reshelve run") as connection:
+                drop_slot(connection, self._plan.slot)
+                if self._plan.owns_publication:
+                    drop_publication(connection, self._plan.publication)
+            self._record("slot_dropped", {"slot": self._plan.slot})
+        if self._state.index_uuid:
+            generation.release(self._context.opensearch, self._context.plan.index, self._context.plan.definition)
 
     @contextmanager
     def _source(self, name: str) -> Iterator[Connection]:

@@ -29,7 +29,7 @@ from reshelve.consumers.rejects import count_rejects
 from reshelve.context import RunContext
 from reshelve.control import ControlReader
 from reshelve.cutover import cut_over, gather
-from reshelve.errors import BlockedError, Interrupted, ReshelveError, Unreachable
+from reshelve.errors import BlockedError, GateClosed, Interrupted, ReshelveError, Unreachable
 from reshelve.gates import GateFacts, LiveFacts, gates
 from reshelve.journal import JournalWriter
 from reshelve.lease import Lease
@@ -154,14 +154,19 @@ class Run:
 
     def _catch_up(self) -> None:
         self._watch.enter("catchup")
-        limit, released_ms = self._context.spec.limits.max_seconds_behind, time.time() * 1000
+        released = self._watch.beside(self._live.version_now)
+        self._await_closeness(released)
 
-        def caught_up(now: Progress) -> bool:
-            """Also past the hold: just after it the clock still stands, near the limit as well as far from it."""
-            behind, at = now.seconds_behind, now.applied_at
-            return behind is not None and behind < limit and at is not None and at >= released_ms
+    def _await_closeness(self, version: int) -> None:
+        """Until the index is past that version, and less behind than the limit. The version, because just after the
+        hold the clock still stands, below the limit as well as above it."""
+        limit = self._context.spec.limits.max_seconds_behind
 
-        self._watch.until(caught_up)
+        def close(now: Progress) -> bool:
+            behind, applied = now.seconds_behind, now.applied_version
+            return behind is not None and behind < limit and applied is not None and applied >= version
+
+        self._watch.until(close)
 
     def _create(self) -> None:
         context, plan, run = self._context, self._context.plan, self._context.run
@@ -268,6 +273,11 @@ class Run:
             except Unreachable as error:  # each step looks first at what is done already
                 self._watch.observer.say(f"the cut-over starts anew: {error}")
                 self._watch.wait(_CUTOVER_RETRY_S)
+            except GateClosed as error:
+                if not error.passing:
+                    raise
+                self._watch.observer.say(f"waiting to cut over: {error.why}")
+                self._await_closeness(0)
 
     def _close(self) -> None:
         self._watch.enter("close")
