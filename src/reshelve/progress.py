@@ -15,6 +15,7 @@ from reshelve.context import RunContext
 from reshelve.errors import AccessRefused, BlockedError
 from reshelve.kafka import refusal
 from reshelve.model import Receipt
+from reshelve.offsets import Offsets, lacking, read_offsets
 from reshelve.rates import Rate, RateMeter
 from reshelve.receipts import Tiling, tile
 from reshelve.schemas.codec import COUNTERS, RECEIPT, CodecError, decode_receipt, schema_of
@@ -41,8 +42,8 @@ class Progress:
     """
 
     tiling: Tiling
-    committed: dict[int, int]
-    ends: dict[int, int]
+    committed: Mapping[int, int]
+    ends: Mapping[int, int]
     rejects: int
     workers: tuple[dict[str, Any], ...]
     waiting: tuple[str, ...]
@@ -58,7 +59,7 @@ class Progress:
     @property
     def lag(self) -> int:
         """Offsets between what is written and what is durably indexed; transaction markers count too."""
-        return _lacking(self.committed, self.ends)
+        return lacking(self.committed, self.ends)
 
     @property
     def drained(self) -> bool:
@@ -73,12 +74,12 @@ class Progress:
         meanwhile, lie between the documents. What came after the copy does not count."""
         ends = self.copied_ends or self.ends
         total = sum(ends.values())
-        return 0 if not total else round(self.tiling.documents * (1 - _lacking(self.committed, ends) / total))
+        return 0 if not total else round(self.tiling.documents * (1 - lacking(self.committed, ends) / total))
 
     @property
     def change_lag(self) -> int | None:
         """Offsets of `changes` that the key readers have still to pass, watermarks too; None when nobody follows."""
-        return _lacking(self.key_positions, self.change_ends) if self.followed else None
+        return lacking(self.key_positions, self.change_ends) if self.followed else None
 
     @property
     def applied_version(self) -> int | None:
@@ -143,10 +144,6 @@ class Progress:
         }
 
 
-def _lacking(positions: Mapping[int, int], ends: Mapping[int, int]) -> int:
-    return sum(max(0, end - positions.get(p, 0)) for p, end in ends.items())
-
-
 class ProgressReader:
     """Follows the run's `progress` topic and offsets. Not thread-safe."""
 
@@ -166,12 +163,8 @@ class ProgressReader:
         self._receipts: list[Receipt] = []
         self._tiling: Tiling | None = None
         self._workers: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {}
-        self._committed: dict[int, int] = {}
-        self._ends: dict[int, int] = {}
+        self._offsets = Offsets()
         self._copied_ends: dict[int, int] = {}
-        self._applied: dict[int, Applied | None] = {}
-        self._key_positions: dict[int, int] = {}
-        self._change_ends: dict[int, int] = {}
         self._rejected: set[bytes] = set()
         self._offsets_at = self._topics_at = 0.0
         self._missing: set[str] = set()
@@ -192,15 +185,18 @@ class ProgressReader:
         if self._tiling is None:
             self._tiling = tile(self._context.plan.segments, self._receipts)
             if self._tiling.complete:
-                self._ends, self._offsets_at = {}, 0.0  # the ends known so far may be older than the last page
+                self._offsets, self._offsets_at = (
+                    replace(self._offsets, ends={}),
+                    0.0,
+                )  # the ends known so far may be older than the last page
         if time.monotonic() - self._offsets_at > _OFFSETS_EVERY_S:
             self._read_offsets()
         now = time.monotonic()
         living = [record for at, record in self._workers.values() if now - at < _STALE_WORKER_S]
         progress = Progress(
             self._tiling,
-            dict(self._committed),
-            dict(self._ends),
+            self._offsets.committed,
+            self._offsets.ends,
             len(self._rejected),
             tuple(living),
             (),
@@ -209,9 +205,9 @@ class ProgressReader:
             copied_ends=dict(self._copied_ends),
             at_ms=int(time.time() * 1000),
             followed=self._context.plan.changes.followed,
-            applied=dict(self._applied),
-            key_positions=dict(self._key_positions),
-            change_ends=dict(self._change_ends),
+            applied=self._offsets.applied,
+            key_positions=self._offsets.key_positions,
+            change_ends=self._offsets.change_ends,
         )
         reasons = [f"{r['role']} {r['worker']}: {r['waiting']}" for r in living if r["waiting"]]
         reasons += [
@@ -264,25 +260,23 @@ class ProgressReader:
 
     def _read_offsets(self) -> None:
         context = self._context
-        run, partitions, cluster, wait = context.run, context.partitions, context.cluster, _OFFSETS_TIMEOUT_S
-        documents, changes = run.topic("documents"), run.topic("changes")
         try:
             self._look_for_topics()
-            self._ends = cluster.written_ends(documents, partitions, timeout=wait)
-            places = cluster.committed_places(run.group("indexer"), documents, partitions, timeout=wait)
-            if context.plan.changes.followed:
-                self._change_ends = cluster.written_ends(changes, partitions, timeout=wait)
-                passed = cluster.committed(run.group("keys"), changes, partitions, timeout=wait)
-                self._key_positions = {p: offset or 0 for p, offset in passed.items()}
-                self._applied = {p: Applied.decode(place.metadata) for p, place in places.items()}
+            found = read_offsets(
+                context.cluster,
+                context.run,
+                context.partitions,
+                followed=context.plan.changes.followed,
+                timeout=_OFFSETS_TIMEOUT_S,
+            )
         except BlockedError as error:
             if isinstance(error, AccessRefused):
                 raise
             self._trouble = str(error)
         else:
-            self._committed = {p: place.offset or 0 for p, place in places.items()}
+            self._offsets = found
             if not self._copied_ends and self._tiling is not None and self._tiling.complete:
-                self._copied_ends = dict(self._ends)
+                self._copied_ends = dict(found.ends)
             self._trouble = ""
         self._offsets_at = time.monotonic()
         if self._gone:

@@ -9,18 +9,21 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from reshelve.applied import oldest, seconds_behind
 from reshelve.cli.connection import BootstrapOption, ConfigOption, cluster_of
 from reshelve.cli.display import megabytes, span
 from reshelve.cli.output import JsonOption, say, show, show_columns, show_json
-from reshelve.errors import UsageError
+from reshelve.errors import ReshelveError, UsageError
 from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster
 from reshelve.lease import Holder, read_holder
 from reshelve.model import facts
+from reshelve.offsets import lacking, read_offsets
 from reshelve.slots import RunSlot, look_at_slots
 from reshelve.state import ENDED, RunState, find_run, fold
 
 _WATCH_S: Final = 2.0
+_OFFSETS_TIMEOUT_S: Final = 5.0
 _AT_WORK: Final = ("running", "following")
 
 
@@ -39,7 +42,7 @@ def status(
     cluster = cluster_of(bootstrap, config)
     while True:
         state, holder = _look(cluster, run)
-        found = status_facts(state, holder)
+        found = status_facts(state, holder, _changes_now(cluster, state))
         if as_json:
             show_json(found)
         else:
@@ -107,10 +110,33 @@ def _lease_of(state: RunState) -> str:
     return str(state.run) if state.following else state.run.reindex
 
 
-def status_facts(state: RunState, holder: Holder | None) -> dict[str, Any]:
-    """The status as data: state, reason, since, next command; then how far it is."""
+def _changes_now(cluster: KafkaCluster, state: RunState) -> dict[str, Any]:
+    """How far live changes are indexed, by the committed offsets as they are now; empty where they are not followed,
+    or brokers don't tell."""
+    plan = state.plan if "created" in state.facts and not state.cleaned else None
+    if plan is None or not plan.changes.followed:
+        return {}
+    partitions = int(plan.spec["kafka"]["partitions"])
+    try:
+        now = read_offsets(cluster, state.run, partitions, followed=True, timeout=_OFFSETS_TIMEOUT_S)
+    except ReshelveError as error:
+        say(f"as of the last checkpoint: {error}")
+        return {}
+    clock = oldest(now.applied.values())
+    return {
+        "applied_at": None if clock is None else clock.at,
+        "seconds_behind": seconds_behind(now.applied.values(), int(time.time() * 1000)),
+        "change_lag": lacking(now.key_positions, now.change_ends),
+    }
+
+
+def status_facts(
+    state: RunState, holder: Holder | None, changes_now: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The status as data: state, reason, since, next command; then how far it is. `changes_now` stands for what the
+    checkpoint says of changes."""
     shown, reason, command = _judge(state, holder)
-    checkpoint = state.facts.get("checkpoint", {})
+    checkpoint = state.facts.get("checkpoint", {}) | dict(changes_now or {})
     return {
         "run": str(state.run),
         "state": shown,
@@ -211,7 +237,7 @@ def _text(found: dict[str, Any]) -> str:
 def _change_lines(changes: Mapping[str, Any]) -> list[str]:
     seconds, age, held = changes["seconds_behind"], changes["oldest_unapplied_seconds"], changes["wal_retained_bytes"]
     return [
-        f"  behind      {'not known yet' if seconds is None else f'{seconds:.1f} s when last looked'}",
+        f"  behind      {'not known yet' if seconds is None else f'{seconds:.1f} s'}",
         f"  oldest      {'no change is indexed yet' if age is None else f'unapplied change: at most {span(age)} old'}",
         f"  WAL held    {'not known' if held is None else megabytes(held)} by the slot",
         f"  changes     lag {changes['lag']:,} offsets",
