@@ -26,6 +26,7 @@ from reshelve.model import RunId, make_version
 
 SCALE: Final = int(os.environ.get("RESHELVE_LOAD", "1"))
 SEEDS: Final = [int(seed) for seed in os.environ.get("RESHELVE_SEEDS", "20").split(",")]
+PARTITIONS: Final = 2
 _BATCH: Final = 1_000  # transactions of one pgbench: how soon it can end
 _CLIENTS: Final = 4
 _AWAY_S: Final = 0.2
@@ -222,6 +223,19 @@ class Load:
         return subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
 
 
+def write_spec(pipeline: Pipeline, query: str = QUERY, *, documents_per_second: int) -> None:
+    """The spec of documents joined from the load's tables, followed until retired. The limit is for the copy, so that
+    it meets the load."""
+    pipeline.write(
+        query=query,
+        partitions=PARTITIONS,
+        definition=DEFINITION,
+        source={"postgres": {"depends_on": DEPENDS_ON}},
+        limits={"documents_per_second": documents_per_second},
+        follow="always",
+    )
+
+
 def version_now(pipeline: Pipeline) -> int:
     """Of the source as it is now: every change committed before has a clock that is not above it."""
     with psycopg.connect(pipeline.database, autocommit=True) as connection:
@@ -233,10 +247,10 @@ def version_now(pipeline: Pipeline) -> int:
     return make_version(0, row[0])
 
 
-def applied_version(pipeline: Pipeline, run: RunId, partitions: int) -> int:
+def applied_version(pipeline: Pipeline, run: RunId) -> int:
     """The clock up to which a run's index has the source's changes, by its committed offsets; 0 when none is known."""
     try:
-        places = pipeline.cluster.committed_places(run.group("indexer"), run.topic("documents"), partitions)
+        places = pipeline.cluster.committed_places(run.group("indexer"), run.topic("documents"), PARTITIONS)
     except (ReshelveError, KafkaException):
         return 0  # the brokers are away
     clock = oldest(Applied.decode(place.metadata) for place in places.values())

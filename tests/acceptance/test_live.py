@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
-from load import DEFINITION, DEPENDS_ON, QUERY, SCALE, SEEDS, Load, applied_version, version_now
+from load import QUERY, SCALE, SEEDS, Load, applied_version, version_now, write_spec
 from opensearchpy import OpenSearch
 from pipeline import Pipeline
 
@@ -17,7 +17,7 @@ from reshelve.model import RunId
 
 _ROWS = 6_000
 _TRANSACTIONS = 30_000 * SCALE
-_PARTITIONS = 2
+_COPIED_PER_SECOND = 4_000
 _PATIENCE_S = 120.0
 # The second run's documents have another shape, its index another mapping.
 _CHANGED = QUERY.replace("i.n, i.name", "i.n, upper(i.name) as name")
@@ -25,14 +25,16 @@ _CHANGED = QUERY.replace("i.n, i.name", "i.n, upper(i.name) as name")
 
 @pytest.mark.timeout(300 + 120 * SCALE)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_rebuild_under_load_equals_its_source(pipeline: Pipeline, opensearch: OpenSearch, seed: int) -> None:
+def test_a_rebuild_under_load_equals_its_source(
+    pipeline: Pipeline, opensearch: OpenSearch, seed: int, record_property: Callable[[str, object], None]
+) -> None:
     load = Load(pipeline, _ROWS, seed)
     load.prepare()
     with load.running():
-        _write_spec(pipeline, QUERY)
+        write_spec(pipeline, documents_per_second=_COPIED_PER_SECOND)
         with _following(pipeline, "first") as first:
             assert _searched(pipeline, opensearch) == [first.index]
-            _write_spec(pipeline, _CHANGED)
+            write_spec(pipeline, _CHANGED, documents_per_second=_COPIED_PER_SECOND)
             with _following(pipeline, "second") as second:
                 assert _searched(pipeline, opensearch) == [second.index]
                 load.finish(_TRANSACTIONS)
@@ -42,17 +44,7 @@ def test_a_rebuild_under_load_equals_its_source(pipeline: Pipeline, opensearch: 
                 _retire(pipeline, second)
             _retire(pipeline, first, "--yes")  # it is searched
     _assert_nothing_is_left_at_the_source(pipeline)
-
-
-def _write_spec(p: Pipeline, query: str) -> None:
-    p.write(
-        query=query,
-        partitions=_PARTITIONS,
-        definition=DEFINITION,
-        source={"postgres": {"depends_on": DEPENDS_ON}},
-        limits={"documents_per_second": 4_000},  # so that the copy meets the load
-        follow="always",
-    )
+    record_property("transactions", load.committed)
 
 
 @contextmanager
@@ -96,7 +88,7 @@ def _assert_equal(p: Pipeline, client: OpenSearch, runs: dict[RunId, str]) -> No
     """The load has ended: each run's index has all of it as soon as its applied clock has passed."""
     version = version_now(p)
     for run, query in runs.items():
-        _wait_for(f"{run} has applied {version}", lambda run=run: applied_version(p, run, _PARTITIONS) >= version)
+        _wait_for(f"{run} has applied {version}", lambda run=run: applied_version(p, run) >= version)
         p.assert_equal(client, query, run=run, changed=True)
 
 

@@ -37,8 +37,9 @@ class Victim(Pipeline):
         return process
 
     def start_run(self, *arguments: str) -> subprocess.Popen[str]:
-        """`reshelve run --json` with two page readers and two indexers."""
-        return self.start("run", self.spec, "--json", "--page-readers", "2", "--indexers", "2", *arguments)
+        """`reshelve run --json` with two page readers, key readers and indexers."""
+        workers = [word for role in ("page-readers", "key-readers", "indexers") for word in (f"--{role}", "2")]
+        return self.start("run", self.spec, "--json", *workers, *arguments)
 
     def finish(self, process: subprocess.Popen[str], timeout: float = 2 * PATIENCE_S) -> Result:
         """Wait for the end of a command."""
@@ -62,6 +63,12 @@ class Victim(Pipeline):
     def await_stage(self, stage: str) -> None:
         """Until a run is in a stage."""
         self.await_said(f'"stage": "{stage}"')
+
+    @property
+    def stage(self) -> str:
+        """Of the newest run, as its journal has it; "" before the first."""
+        states = self.states()
+        return states[-1].stage if states else ""
 
     def await_more_indexed(self, records: int) -> None:
         """Until the indexers have committed so many more offsets than now, or than when the run began."""
