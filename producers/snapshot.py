@@ -284,7 +284,8 @@ class SnapshotReader:
             raise self._refuse(
                 f"the source is another history (system {system_identifier}, timeline {int(timeline, 16)})"
                 f" than the one planned (system {self._facts.system_identifier}, timeline {self._facts.timeline})",
-                "it was failed over or restored: transactions may be lost, so start a new run",
+                "it was failed over or restored, and transactions may be lost: start a new run with"
+                " `reshelve run --new`",
             )
         now = {table.oid: table for table in read_tables(connection, [t.oid for t in self._facts.tables])}
         for table in self._facts.tables:
@@ -292,7 +293,7 @@ class SnapshotReader:
             if found is None or found.fingerprint != table.fingerprint:
                 raise self._refuse(
                     f"table {table.schema}.{table.name} was truncated, rewritten or altered since the plan",
-                    "start a new run; the pages read so far belong to a table that is gone",
+                    "start a new run with `reshelve run --new`: what was read so far belongs to a table that is gone",
                 )
         ids = SnapshotIds.parse(snapshot)
         return Snapshot(make_version(self._epoch, ids.clock), insert_lsn, ids)

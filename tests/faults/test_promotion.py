@@ -1,0 +1,67 @@
+"""A standby takes over in the middle: the run is Blocked, and a new one holds nothing of what was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from faulty import wait_for
+from opensearchpy import OpenSearch
+from own_source import Sources, ask, await_indexed, leftovers, require_blocked, require_equal, started
+
+from reshelve.local.postgres import PostgresServer
+from reshelve.local.stack import Endpoints
+
+_ANOTHER = "another history"
+_SYNCED = {"hot_standby_feedback": "on", "sync_replication_slots": "on", "primary_slot_name": "standby"}
+
+
+@pytest.fixture
+def sources(tmp_path: Path, endpoints: Endpoints, namespace: str) -> Iterator[Sources]:
+    made = Sources(tmp_path, endpoints, namespace)
+    yield made
+    for victim in made.made:
+        victim.end_all()
+
+
+def promote(standby: PostgresServer) -> None:
+    assert ask(standby.url, "select pg_promote()")
+
+
+def await_received(primary: PostgresServer, standby: PostgresServer) -> None:
+    """Until the standby has replayed what the primary has written."""
+    written = ask(primary.url, "select pg_current_wal_flush_lsn()::text")
+    wait_for(
+        "the standby has it all", lambda: bool(ask(standby.url, f"select pg_last_wal_replay_lsn() >= '{written}'"))
+    )
+
+
+def test_a_planned_switchover_during_the_copy(sources: Sources, opensearch: OpenSearch, tmp_path: Path) -> None:
+    """Nothing is lost. The slot has gone with it to the promoted server, which would keep WAL for it for ever."""
+    with started(tmp_path / "primary") as primary:
+        ask(primary.url, "select pg_create_physical_replication_slot('standby', true)")
+        with started(tmp_path / "standby", standby_of=primary, settings=_SYNCED) as standby:
+            p = sources.docs(primary, 3_000, standby)
+            p.write(limits={"documents_per_second": 150})
+            run = p.start("run", p.spec, "--json")
+            p.await_receipts(run, 3)
+            first = p.last_run
+            assert ask(primary.url, f"select failover from pg_replication_slots where slot_name = '{first.slot}'")
+            p.execute("update docs set name = 'changed' where id = 1")
+            await_indexed(p, opensearch, first.index, "1", "changed")
+            synced = f"select count(*) from pg_replication_slots where slot_name = '{first.slot}' and not temporary"
+            wait_for("the slot is synchronized", lambda: ask(standby.url, synced) == 1)
+            primary.stop()
+            promote(standby)
+            error = p.finish(run, 60).expect(3).json["error"]
+            require_blocked(p, error, _ANOTHER)
+            assert not opensearch.indices.exists_alias(name=p.alias)
+            assert leftovers(p.database) == [first.slot, first.slot]
+            again = p.reshelve("run", p.spec, "--json").expect(3).json["error"]
+            assert "source timeline (1 → 2)" in again["why"] and "--new" in again["remedy"]
+            p.write()
+            done = p.reshelve("run", p.spec, "--new").expect(0)
+            assert f"run {first} given up" in done.stderr
+            require_equal(p, opensearch)
+            assert leftovers(p.database) == []
