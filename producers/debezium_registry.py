@@ -47,9 +47,7 @@ class SchemaRegistry:
         try:
             answer = self._pool.request("GET", f"{self._url}/schemas/ids/{number}", headers=self._headers)
         except HTTPError as error:
-            raise Unreachable(
-                what, where=self._url, why=str(error), remedy="see that it runs and changes.debezium.registry names it"
-            ) from None
+            raise self._unreachable(what, error) from None
         if answer.status != 200:
             raise self._refusal(what, answer.status, answer.data)
         try:
@@ -61,8 +59,19 @@ class SchemaRegistry:
             raise self._odd(what, f"it is of kind {kind}{' and refers to others' if references else ''}")
         return text
 
-    def close(self) -> None:
-        self._pool.clear()
+    def probe(self) -> None:
+        """See whether it answers, without patience. Raises Unreachable, AccessRefused."""
+        what = "the schema registry does not answer"
+        try:
+            answer = self._pool.request("GET", f"{self._url}/schemas/types", headers=self._headers, retries=False)
+        except HTTPError as error:
+            raise self._unreachable(what, error) from None
+        if answer.status not in (200, 404):  # an old one does not know this call
+            raise self._refusal(what, answer.status, answer.data)
+
+    def _unreachable(self, what: str, error: HTTPError) -> Unreachable:
+        remedy = "see that it runs and changes.debezium.registry names it"
+        return Unreachable(what, where=self._url, why=str(error), remedy=remedy)
 
     def _refusal(self, what: str, status: int, body: bytes) -> ReshelveError:
         why = f"HTTP {status}: {body[:300].decode(errors='replace')}"

@@ -23,6 +23,8 @@ import pytest
 from connect import Connector, running
 from pipeline import Pipeline
 
+from reshelve.check.debezium import check_debezium
+from reshelve.check.findings import Findings
 from reshelve.errors import AccessRefused, BlockedError, SourceRefused
 from reshelve.kafka import KafkaCluster
 from reshelve.model import ChangePlan, ChangeRule, RunId
@@ -120,7 +122,8 @@ def test_a_real_connector(pipeline: Pipeline, tmp_path: Path) -> None:
     execute(pipeline.database, f"create table docs ({columns}, note text, primary key ({', '.join(COLUMNS)}))")
     execute(pipeline.database, f"insert into docs values (0, {ROWS[1]})")  # before: no part of it
     bootstrap = pipeline.endpoints.kafka_bootstrap
-    settings = {"skipped.operations": "none"}  # by default it says nothing of TRUNCATE
+    # By default it says nothing of TRUNCATE, and has no heartbeat.
+    settings = {"skipped.operations": "none", "heartbeat.interval.ms": "0"}
     made = Connector(
         tmp_path / "connect", pipeline.database, bootstrap, pipeline.name, ["public.docs"], settings=settings
     )
@@ -214,6 +217,9 @@ def registry(fail_first: int = 0) -> Iterator[tuple[str, list[str]]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if self.path == "/schemas/types":
+                self.answer(200, ["AVRO"])
+                return
             asked.append(self.path)
             schema = SCHEMAS.get(int(self.path.rpartition("/")[2]))
             if len(asked) <= fail_first:
@@ -225,7 +231,7 @@ def registry(fail_first: int = 0) -> Iterator[tuple[str, list[str]]]:
             else:
                 self.answer(200, {"schema": json.dumps(schema)})
 
-        def answer(self, status: int, body: dict[str, Any]) -> None:
+        def answer(self, status: int, body: Any) -> None:
             self.send_response(status)
             self.end_headers()
             self.wfile.write(json.dumps(body).encode())
@@ -323,3 +329,41 @@ def test_a_run_needs_slot_and_topics(pipeline: Pipeline) -> None:
     topics = [f"{pipeline.name}.public.docs"]
     with slot(pipeline) as name, pytest.raises(BlockedError, match="does not exist"):
         Followed(pipeline, name, {"id": "bigint"}, topics=topics)
+
+
+def test_checks_before_a_run(pipeline: Pipeline) -> None:
+    """Topics that are missing or compacted, a registry that is away, and what makes a connector slow to tell."""
+    cluster = KafkaCluster(pipeline.endpoints.kafka_bootstrap)
+    prefix = f"reshelve.{pipeline.name}.source"
+    cluster.create_topic(f"{prefix}.public.docs", 1, {"cleanup.policy": "compact"}, None)
+    topics = [f"{prefix}.public.docs", f"{prefix}.public.other"]
+    with registry() as (url, _):
+        found = _checked(pipeline, topics=topics, format="avro", registry=url)
+    assert [found[field] for field in ("changes.debezium.topics", "changes.debezium")] == [
+        {("error", "does not exist"), ("warning", "is compacted"), ("warning", "no topic")},
+        {("warning", "confirms its slot")},
+    ]
+    cluster.create_topic(f"{prefix}.message", 1, {}, None)
+    found = _checked(pipeline, topics=topics[:1], format="avro", registry=url)
+    assert found["changes.debezium.topics"] == {("warning", "is compacted")}
+    assert found["changes.debezium.registry"] == {("error", "does not answer")}
+
+
+_WORDS = ("does not exist", "is compacted", "no topic", "confirms its slot", "does not answer")
+
+
+def _checked(pipeline: Pipeline, **debezium: Any) -> dict[str, set[tuple[str, str]]]:
+    """Levels and words of the problems of each field."""
+    path = pipeline.write(changes={"debezium": {"slot": "none", **debezium}})
+    findings = Findings(load(path, pipeline.environment()))
+    check_debezium(findings)
+    found: dict[str, set[tuple[str, str]]] = {}
+    for field in ("changes.debezium.topics", "changes.debezium.registry", "changes.debezium"):
+        place = findings.spec.place(field)
+        found[field] = {
+            (problem.level, word)
+            for problem in findings.problems
+            for word in _WORDS
+            if problem.place == place and word in problem.what
+        }
+    return found

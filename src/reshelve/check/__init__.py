@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reshelve.check.debezium import check_debezium
 from reshelve.check.findings import Findings, Refusal, raise_for
 from reshelve.check.kafka import check_kafka
 from reshelve.check.source import check_source, check_transform
@@ -20,6 +21,7 @@ def check_spec(spec: Spec) -> list[Problem]:
     size = check_source(findings)
     check_target(findings, size)
     check_kafka(findings, size)
+    check_debezium(findings)
     return sorted(findings.problems, key=_position)
 
 
