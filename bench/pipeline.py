@@ -7,10 +7,11 @@ when the work is recorded as done: every receipt committed, every offset committ
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,14 +53,18 @@ kafka:
 
 
 class BenchRun:
-    """A run with its topics, groups and index, and nobody working on it yet."""
+    """A run with its topics, groups and index, and nobody working on it yet.
 
-    def __init__(self, folder: Path, documents: int) -> None:
+    environ  of its workers, besides ours"""
+
+    def __init__(self, folder: Path, documents: int, environ: Mapping[str, str] | None = None) -> None:
         (folder / "bench.index.json").write_bytes(orjson.dumps(DEFINITION))
         (folder / "bench.yaml").write_text(_SPEC)
         spec = load(folder / "bench.yaml")
         plan = make_plan(spec)
         self.context, self.documents, self._folder = RunContext(plan, spec), documents, folder
+        self._environ = {**os.environ, **(environ or {})}
+        self._processes: list[subprocess.Popen[bytes]] = []
         cluster, run = self.context.cluster, self.context.run
         create_journal(cluster, spec.kafka.replication_factor)
         self._journal = JournalWriter(cluster, run)
@@ -68,6 +73,7 @@ class BenchRun:
         for topic in plan.topics:
             cluster.create_topic(topic.name, topic.partitions, topic.config, spec.kafka.replication_factor)
         cluster.start_group(run.group("pages"), run.topic("pages"), PARTITIONS)
+        cluster.start_group(run.group("keys"), run.topic("changes"), PARTITIONS)
         cluster.start_group(run.group("indexer"), run.topic("documents"), PARTITIONS)
         uuid = generation.create(self.context.opensearch, plan.index, plan.write_alias, plan.definition)
         self._state.take(self._journal.append("created", {"uuid": uuid}))
@@ -118,23 +124,28 @@ class BenchRun:
                 command = [sys.executable, "-m", "reshelve", "worker", role, str(self.context.run)]
                 processes.append(
                     subprocess.Popen(
-                        [*command, "--with-parent", "--name", "bench"], stdin=subprocess.PIPE, stdout=log, stderr=log
+                        [*command, "--with-parent", "--name", "bench"],
+                        stdin=subprocess.PIPE,
+                        stdout=log,
+                        stderr=log,
+                        env=self._environ,
                     )
                 )
-            self._wait(lambda: all(self._assigned(role) for role in roles), processes)
-            self._processes = processes
+            self._processes += processes
+            self._wait(lambda: all(self._assigned(role) for role in roles))
             yield [process.pid for process in processes]
         finally:
+            self._processes = [process for process in self._processes if process not in processes]
             for process in processes:
                 process.terminate()
             for process in processes:
                 process.wait(60)
             log.close()
 
-    def _wait(self, done: Callable[[], bool], processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    def _wait(self, done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _TIMEOUT_S
         while not done():
-            if any(process.poll() is not None for process in processes):
+            if any(process.poll() is not None for process in self._processes):
                 raise SystemExit("a worker ended: " + (self._folder / "workers.log").read_text()[-2000:])
             if time.monotonic() > deadline:
                 raise SystemExit(f"not done within {_TIMEOUT_S:.0f} s")
@@ -162,7 +173,7 @@ class BenchRun:
                 raise SystemExit(f"{tiling.documents} documents instead of {self.documents}")
             return tiling.complete
 
-        self._wait(complete, self._processes)
+        self._wait(complete)
         consumer.close()
 
     def _await_drained(self) -> None:
@@ -173,4 +184,4 @@ class BenchRun:
             committed = context.cluster.committed(context.run.group("indexer"), topic, PARTITIONS)
             return all((committed[p] or 0) >= end for p, end in ends.items())
 
-        self._wait(drained, self._processes)
+        self._wait(drained)
