@@ -131,9 +131,7 @@ def test_a_real_connector(pipeline: Pipeline, tmp_path: Path) -> None:
         followed = Followed(pipeline, connector.name, COLUMNS, topics=list(connector.topics))
         texts = f"select {', '.join(f'{name}::text' for name in COLUMNS)} from public.docs where id > 0 order by id"
         execute(pipeline.database, *(f"insert into docs values ({id_}, {row})" for id_, row in ROWS.items()))
-        rows = followed.connection.execute(
-            f"select {texts} from public.docs where id > 0 order by id".encode()
-        ).fetchall()
+        rows = followed.connection.execute(texts.encode()).fetchall()
         with followed.feed() as feed:
             assert values(followed.catch_up(feed)) == in_any_order((None, row) for row in rows)
             passed = feed.passed
