@@ -35,6 +35,12 @@ ADMIN_TIMEOUT_S: Final = 30.0
 _RETRY_S: Final = 0.2
 _READER: Final = "reshelve.reader"
 ANSWER_TIMEOUT_S: Final = 10.0  # of one attempt: the next one may be made by a better client
+# Also what brokers say that have just started, of topics which they have not loaded yet.
+_PERHAPS_GONE: Final = (
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
 
 
 def _patiently(ask: Callable[[float], list[TopicPartition]], timeout: float) -> list[TopicPartition]:
@@ -48,7 +54,9 @@ def _patiently(ask: Callable[[float], list[TopicPartition]], timeout: float) -> 
                     raise KafkaException(place.error)
             return found
         except KafkaException as error:
-            if not is_transient(kafka_error(error)) or time.monotonic() + _RETRY_S > deadline:
+            inner = kafka_error(error)
+            passing = is_transient(inner) or inner.code() in _PERHAPS_GONE
+            if not passing or time.monotonic() + _RETRY_S > deadline:
                 raise
             time.sleep(_RETRY_S)
 
