@@ -35,6 +35,15 @@ def started(
         server.remove()
 
 
+def url_of(database: str, *servers: PostgresServer) -> str:
+    """Of several servers, a URL that connects to whichever takes writes."""
+    first = servers[0]
+    if len(servers) == 1:
+        return first.url_of(database)
+    hosts = ",".join(server.address for server in servers)
+    return first.url_of(database).replace(first.address, hosts) + "?target_session_attrs=read-write"
+
+
 def ask(url: str, statement: str) -> Any:
     """The first value that a statement returns; committed."""
     with psycopg.connect(url, autocommit=True) as connection:
@@ -63,9 +72,7 @@ class Sources:
         whichever takes writes."""
         name = f"{self.namespace}{len(self.made)}"
         ask(server.url, f"create database {name}")
-        hosts = ",".join(one.address for one in (server, *others))
-        url = server.url_of(name).replace(server.address, hosts)
-        url += "?target_session_attrs=read-write" if others else ""
+        url = url_of(name, server, *others)
         victim = Victim(self.folder / name, name, url, replace(self.endpoints, source_url=url))
         self.made.append(victim)
         victim.execute(

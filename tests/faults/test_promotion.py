@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulty import wait_for
+from faulty import Victim, wait_for
 from opensearchpy import OpenSearch
-from own_source import Sources, ask, await_indexed, leftovers, require_blocked, require_equal, started
+from own_source import Sources, ask, await_indexed, leftovers, require_blocked, require_equal, started, url_of
 
 from reshelve.local.postgres import PostgresServer
 from reshelve.local.stack import Endpoints
@@ -65,3 +65,51 @@ def test_a_planned_switchover_during_the_copy(sources: Sources, opensearch: Open
             assert f"run {first} given up" in done.stderr
             require_equal(p, opensearch)
             assert leftovers(p.database) == []
+
+
+def test_lost_transactions_leave_no_phantoms(sources: Sources, opensearch: OpenSearch, tmp_path: Path) -> None:
+    """What had been indexed was never replicated: first while a run copies, then while a completed one is followed."""
+    with started(tmp_path / "first") as first, started(tmp_path / "second", standby_of=first) as second:
+        p = sources.docs(first, 3_000, second)
+        p.write(limits={"documents_per_second": 150})
+        run = p.start("run", p.spec, "--json")
+        p.await_receipts(run, 1)
+        copying = p.last_run
+        lose(p, first, second, opensearch, copying.index)
+        require_blocked(p, p.finish(run, 60).expect(3).json["error"], _ANOTHER)
+        assert not opensearch.indices.exists_alias(name=p.alias)
+
+        p.write(follow="always")
+        with started(tmp_path / "third", standby_of=second) as third:
+            p.environ["SOURCE_URL"] = p.database = url_of(p.name, second, third)
+            run = p.start("run", p.spec, "--json", "--new")
+            p.await_stage("follow")
+            require_equal(p, opensearch)
+            followed = p.last_run
+            lose(p, second, third, opensearch, followed.index)
+            require_blocked(p, p.finish(run, 60).expect(3).json["error"], _ANOTHER)
+            assert list(opensearch.indices.get_alias(name=p.alias)) == [followed.index]
+            refused = p.reshelve("follow", str(followed), "--json").expect(3).json["error"]
+            assert _ANOTHER in refused["why"] or _ANOTHER in refused["what"]
+            p.write()
+            p.reshelve("run", p.spec, "--new").expect(0)
+            require_equal(p, opensearch)
+            assert "phantom" not in {one.document["name"] for one in p.indexed(opensearch).values()}
+            p.reshelve("retire", str(followed)).expect(0)
+            assert leftovers(p.database) == []
+
+
+def lose(p: Victim, primary: PostgresServer, standby: PostgresServer, search: OpenSearch, index: str) -> None:
+    """Changes that are in the index already, and that only the primary has, which dies."""
+    await_received(primary, standby)
+    standby.stop()
+    p.execute(
+        "insert into docs values (1000001, 'phantom'); update docs set name = 'phantom' where id = 1;"
+        "delete from docs where id = 2"
+    )
+    await_indexed(p, search, index, "1000001", "phantom")
+    await_indexed(p, search, index, "1", "phantom")
+    primary.kill()
+    standby.start()
+    standby.wait_healthy()
+    promote(standby)
