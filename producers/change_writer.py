@@ -8,7 +8,7 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from reshelve.errors import Unreachable
-from reshelve.kafka import KafkaCluster, is_transient, refusal
+from reshelve.kafka import KafkaCluster, may_pass, refusal
 from reshelve.kafka_errors import is_access
 from reshelve.model import WATERMARK_KEY, Watermark, partition_of
 from reshelve.schemas.codec import WATERMARK, decode_watermark, encode_watermark
@@ -144,6 +144,6 @@ def _newest_from(consumer: Consumer, topic: str, starts: dict[int, int], where: 
                     newest = max(newest, decode_watermark(value).lsn)
             elif error.code() == KafkaError._PARTITION_EOF:
                 open_.discard(message.partition() or 0)
-            elif not is_transient(error):
+            elif not may_pass(error):
                 raise refusal(error, f"cannot read topic {topic}", where)
     return newest

@@ -13,7 +13,7 @@ from typing import Any, Final
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
 from reshelve.errors import Unreachable
-from reshelve.kafka import KafkaCluster, is_transient, refusal
+from reshelve.kafka import KafkaCluster, may_pass, refusal
 from reshelve.model import RunId
 from reshelve.schemas.codec import COMMAND
 
@@ -84,7 +84,7 @@ class ControlReader:
                     self._held = bool(json.loads(command["data"])["held"])
                 elif command["kind"] == _RETIRE:
                     self._retired = True
-            elif not is_transient(error):
+            elif not may_pass(error):
                 raise refusal(error, f"cannot read topic {self._topic}", self._cluster.bootstrap)
 
     def close(self) -> None:

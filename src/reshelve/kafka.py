@@ -27,6 +27,7 @@ from reshelve.kafka_errors import FENCED as FENCED
 from reshelve.kafka_errors import is_access
 from reshelve.kafka_errors import is_transient as is_transient
 from reshelve.kafka_errors import kafka_error as kafka_error
+from reshelve.kafka_errors import may_pass as may_pass
 from reshelve.kafka_errors import refusal as refusal
 
 T = TypeVar("T")
@@ -35,12 +36,6 @@ ADMIN_TIMEOUT_S: Final = 30.0
 _RETRY_S: Final = 0.2
 _READER: Final = "reshelve.reader"
 ANSWER_TIMEOUT_S: Final = 10.0  # of one attempt: the next one may be made by a better client
-# Also what brokers say that have just started, of topics which they have not loaded yet.
-_PERHAPS_GONE: Final = (
-    KafkaError._UNKNOWN_PARTITION,
-    KafkaError._UNKNOWN_TOPIC,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-)
 
 
 def _patiently(ask: Callable[[float], list[TopicPartition]], timeout: float) -> list[TopicPartition]:
@@ -54,9 +49,7 @@ def _patiently(ask: Callable[[float], list[TopicPartition]], timeout: float) -> 
                     raise KafkaException(place.error)
             return found
         except KafkaException as error:
-            inner = kafka_error(error)
-            passing = is_transient(inner) or inner.code() in _PERHAPS_GONE
-            if not passing or time.monotonic() + _RETRY_S > deadline:
+            if not may_pass(kafka_error(error)) or time.monotonic() + _RETRY_S > deadline:
                 raise
             time.sleep(_RETRY_S)
 
@@ -320,7 +313,7 @@ class KafkaCluster:
                     last = time.monotonic()
                     error, partition, offset = message.error(), message.partition(), message.offset()
                     if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                        if not is_transient(error):
+                        if not may_pass(error):
                             raise refusal(error, f"cannot read topic {topic}", self.bootstrap)
                         continue
                     assert partition is not None and offset is not None

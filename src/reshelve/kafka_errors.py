@@ -69,6 +69,10 @@ _TRANSIENT: Final = frozenset(
     }
 )
 
+_PERHAPS_GONE: Final = frozenset(
+    {KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART}
+)
+
 
 def is_access(error: KafkaError) -> bool:
     """Whether the brokers refused who we are or how we speak; librdkafka has no code for a TLS handshake that
@@ -79,6 +83,12 @@ def is_access(error: KafkaError) -> bool:
 def is_transient(error: KafkaError) -> bool:
     """Whether waiting is enough."""
     return error.retriable() or error.code() in _TRANSIENT
+
+
+def may_pass(error: KafkaError) -> bool:
+    """Whether waiting may be enough: also a topic that is unknown to brokers which have just started. One that is gone
+    stays so."""
+    return is_transient(error) or error.code() in _PERHAPS_GONE
 
 
 def kafka_error(error: KafkaException | KafkaError) -> KafkaError:
