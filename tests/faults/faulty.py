@@ -119,6 +119,14 @@ class Victim(Pipeline):
             return self.spawn(arguments, environ, stdout=out, stderr=err)
 
 
+def lives(process: psutil.Process) -> bool:
+    """Whether it runs; what has ended and was not waited for does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _children(pid: int) -> list[psutil.Process]:
     try:
         return psutil.Process(pid).children(recursive=True)

@@ -7,9 +7,8 @@ import subprocess
 import time
 from collections import Counter
 
-import psutil
 from conftest import Victims
-from faulty import PATIENCE_S, Victim, wait_for
+from faulty import PATIENCE_S, Victim, lives, wait_for
 from opensearchpy import OpenSearch
 
 from reshelve.context import RunContext
@@ -53,18 +52,11 @@ def _kill_one(victim: Victim, run: subprocess.Popen[str], dice: random.Random, k
         run.kill()
         run.wait()
         killed["run"] += 1
-        wait_for("the workers of a killed run end by themselves", lambda: not any(map(_lives, workers)))
+        wait_for("the workers of a killed run end by themselves", lambda: not any(map(lives, workers)))
     elif choices:
         role, process = dice.choice(choices)
         process.kill()
         killed[role] += 1
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _assert_tiled(victim: Victim) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 from conftest import Victims
-from faulty import PATIENCE_S, Victim, wait_for
+from faulty import PATIENCE_S, Victim, lives, wait_for
 from load import QUERY, SCALE, SEEDS, Load, applied_version, version_now, write_spec
 from opensearchpy import OpenSearch
 
@@ -63,7 +63,7 @@ class _Killer:
             time.sleep(0.1)
             stage = self._victim.stage
             if stage != seen or time.monotonic() > at:
-                seen, at = stage, time.monotonic() + self._dice.uniform(0.1, 1.2)
+                seen, at = stage, time.monotonic() + self._dice.uniform(0.2, 1.5)
                 self._kill_one(stage, shares)
 
     def _kill_one(self, stage: str, shares: dict[str, int]) -> None:
@@ -85,5 +85,5 @@ class _Killer:
         workers = [w for role in _BUILDING for w in self._victim.workers(self.run, role)]
         self.run.kill()
         self.run.wait()
-        wait_for("the workers of a killed run end by themselves", lambda: not any(w.is_running() for w in workers))
+        wait_for("the workers of a killed run end by themselves", lambda: not any(map(lives, workers)))
         return self._victim.start_run()
