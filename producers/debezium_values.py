@@ -27,7 +27,7 @@ _MODIFIER: Final = re.compile(r"\(([^)]*)\)")
 _ZONED: Final = re.compile(r"([+-]?\d{4,})-(\d\d)-(\d\d)T(\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?Z")
 _DECIMAL: Final = re.compile(r"-?\d+(\.\d+)?")
 _ENUM: Final = "io.debezium.data.Enum"
-_PLAIN_TEXTS: Final = (None, _ENUM, "io.debezium.data.Uuid", "io.debezium.data.Ltree")
+_PLAIN_TEXTS: Final = (None, "io.debezium.data.Uuid")
 _DATES: Final = ("io.debezium.time.Date", "org.apache.kafka.connect.data.Date")
 _MICROSECONDS: Final[Mapping[str, int]] = {
     "io.debezium.time.Timestamp": 1000,
@@ -35,6 +35,8 @@ _MICROSECONDS: Final[Mapping[str, int]] = {
     "io.debezium.time.Time": 1000,
     "io.debezium.time.MicroTime": 1,
 }
+_HANDED_THROUGH: Final = (_ENUM, "io.debezium.data.Ltree")
+_NO_DECIMALS: Final = {"NAN": "NaN", "POSITIVE_INFINITY": "Infinity", "NEGATIVE_INFINITY": "-Infinity"}
 _PLACEHOLDER: Final = "__debezium_unavailable_value"
 
 _WITH_SCHEMA_REMEDY: Final = (
@@ -70,12 +72,10 @@ def text_of(value: Any, shape: Shape | None, type_: str) -> str | None:
     base = _MODIFIER.sub("", type_)
     convert = _CONVERTERS.get(base, _other)
     if value is None:
-        if convert is _other and (shape is None or shape.name != _ENUM):
-            raise Inexact(
-                f"NULL, which for type {type_} may also stand for a value that the connector can't write", _OTHERS
-            )
+        if convert is _other and not _handed_through(shape, type_):
+            raise Inexact(f"NULL, which for type {type_} may also stand for a value that can't be written", _OTHERS)
         if convert is _numeric and shape != Shape("string"):
-            raise Inexact("NULL, which may also stand for NaN", "set the connector's decimal.handling.mode to string")
+            raise Inexact("NULL, which may also stand for NaN", _NUMERIC_REMEDY)
         return None
     if value == _PLACEHOLDER:
         raise Inexact("a large value was left out because it was unchanged", "set the table's replica identity to full")
@@ -102,10 +102,19 @@ def _text(value: Any, shape: Shape | None, type_: str) -> str:
 
 
 def _other(value: Any, shape: Shape | None, type_: str) -> str:
-    """An enum, or another type that the connector hands through as the text that the server wrote."""
+    """A type that is none of the server's own."""
     if shape is None:
         raise Inexact(f"without a schema it is not known how a value of type {type_} was written", _WITH_SCHEMA_REMEDY)
-    return _text(value, shape, type_)
+    if not isinstance(value, str) or not _handed_through(shape, type_):
+        raise _unexpected(value, shape, type_)
+    return value
+
+
+def _handed_through(shape: Shape | None, type_: str) -> bool:
+    """Whether the connector writes the text that the server wrote. Of a plain text nothing is known: money is one."""
+    if shape is None or shape.kind != "string":
+        return False
+    return shape.name in _HANDED_THROUGH or (shape.name is None and type_.rpartition(".")[2] == "citext")
 
 
 def _bytes(value: Any, shape: Shape | None, type_: str) -> str:
@@ -117,22 +126,29 @@ def _bytes(value: Any, shape: Shape | None, type_: str) -> str:
 
 
 def _numeric(value: Any, shape: Shape | None, type_: str) -> str:
-    """As text, or as an unscaled integer whose scale is the column's. Of a column without a scale the connector
+    """As text, or as an unscaled integer whose scale is the column's. Of a column that has none the connector then
     strips the zeros at the end, which are part of PostgreSQL's text."""
     modifier = _MODIFIER.search(type_)
-    if modifier is None:
-        raise Inexact(f"of a value of type {type_} the connector strips the zeros at the end", _NUMERIC_REMEDY)
-    _, _, scale = modifier[1].partition(",")
-    if isinstance(value, str) and (shape == Shape("string") or (shape is None and "." in value)):
-        if _DECIMAL.fullmatch(value) is None or len(value.partition(".")[2]) != max(0, int(scale or 0)):
-            raise _unexpected(value, shape, type_)
-        return value
-    if shape is None:
-        if int(scale or 0) <= 0:
-            raise Inexact(f"without a schema, text and bytes of type {type_} look alike", _WITH_SCHEMA_REMEDY)
-    elif shape.kind != "bytes" or shape.scale != int(scale or 0):
+    scale = int(modifier[1].partition(",")[2] or 0) if modifier is not None else None
+    # Without a schema: bytes have no point in their Base64, and are an object where there is no scale.
+    if isinstance(value, str) and (shape == Shape("string") or (shape is None and (scale is None or "." in value))):
+        return _decimal_text(value, scale, shape, type_)
+    if scale is None:
+        raise Inexact(f"as bytes a value of type {type_} has lost the zeros at its end", _NUMERIC_REMEDY)
+    if shape is None and scale <= 0:
+        raise Inexact(f"without a schema, text and bytes of type {type_} look alike", _WITH_SCHEMA_REMEDY)
+    if shape is not None and (shape.kind != "bytes" or shape.scale != scale):
         raise _unexpected(value, shape, type_)
-    return _scaled(int.from_bytes(_raw(value), "big", signed=True), int(scale or 0))
+    return _scaled(int.from_bytes(_raw(value), "big", signed=True), scale)
+
+
+def _decimal_text(value: str, scale: int | None, shape: Shape | None, type_: str) -> str:
+    if value in _NO_DECIMALS:
+        return _NO_DECIMALS[value]
+    digits = len(value.partition(".")[2])
+    if _DECIMAL.fullmatch(value) is None or (scale is not None and digits != max(0, scale)):
+        raise _unexpected(value, shape, type_)
+    return value
 
 
 def _scaled(unscaled: int, scale: int) -> str:
@@ -232,7 +248,7 @@ _REMEDY: Final = (
     "leave the connector's time.precision.mode and decimal.handling.mode at their defaults (or decimals at `string`),"
     " use a column of another type, or `changes: replication`"
 )
-_NUMERIC_REMEDY: Final = "give the column a precision and scale, or use `changes: replication`"
+_NUMERIC_REMEDY: Final = "set the connector's decimal.handling.mode to string"
 _OTHERS: Final = "use a column of another type, or `changes: replication`"
 
 _CONVERTERS: Final[Mapping[str, Callable[[Any, Shape | None, str], str]]] = {
@@ -248,6 +264,10 @@ _CONVERTERS: Final[Mapping[str, Callable[[Any, Shape | None, str], str]]] = {
     "inet": _text,
     "cidr": _text,
     "macaddr": _text,
+    "macaddr8": _text,
+    '"char"': _text,
+    "int4range": _text,
+    "int8range": _text,
     "bytea": _bytes,
     "numeric": _numeric,
     "date": _date,

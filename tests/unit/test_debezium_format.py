@@ -48,6 +48,12 @@ def time_shape(name: str, kind: str = "int") -> Shape:
         ("-12.30", STRING, "numeric(10,2)", "-12.30"),
         ("-12.30", None, "numeric(10,2)", "-12.30"),
         ("+zI=", None, "numeric(10,2)", "-12.30"),
+        ("1234.5600", STRING, "numeric", "1234.5600"),
+        ("1234.5600", None, "numeric", "1234.5600"),
+        ("NAN", STRING, "numeric(10,2)", "NaN"),
+        ("NEGATIVE_INFINITY", STRING, "numeric", "-Infinity"),
+        (None, STRING, "numeric(10,2)", None),
+        ("Ab", STRING, "public.citext", "Ab"),
         (19782, time_shape("Date"), "date", "2024-02-29"),
         (-141432, None, "date", "1582-10-10"),
         (-735160, time_shape("Date"), "date", "0044-03-15 BC"),
@@ -79,7 +85,9 @@ def test_the_text_of_a_value(value: Any, shape: Shape | None, type_: str, text: 
         (-2147472692, time_shape("Date"), "date"),  # infinity
         ("1234", None, "numeric(20,0)"),  # text or Base64?
         ("AeJA", Shape("struct", "io.debezium.data.VariableScaleDecimal"), "numeric"),  # its zeros were stripped
+        ({"scale": 2, "value": "AeJA"}, None, "numeric"),
         ("12.3", STRING, "numeric(10,2)"),
+        ("1.50", STRING, "money"),  # the server says $1.50
         (None, Shape("bytes", DECIMAL, 2), "numeric(10,2)"),  # NULL or NaN?
         (0.1, Shape("double"), "double precision"),
         ("10:34:56Z", time_shape("ZonedTime", "string"), "time with time zone"),
