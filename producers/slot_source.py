@@ -97,10 +97,19 @@ class SlotSource:
 
     def _check_place(self, state: SlotState, durable: int) -> None:
         """The server never had it confirmed further than a watermark says that is durable: who finds the slot
-        beyond has lost what was between."""
+        beyond has lost what was between. And the log never ends before what was read of it, since only what is flushed
+        is sent: a disk that was restored keeps the timeline."""
         if not state.exists or state.wal_status == "lost" or state.invalidation:
             raise self._lost(state)
         furthest = max(self._created_lsn, durable)
+        if state.restart_lsn is not None and state.retained_bytes is not None:
+            written = state.restart_lsn + state.retained_bytes
+            if written < furthest:
+                raise history_broken(
+                    "the source was put back to an earlier state",
+                    where=self._where,
+                    why=f"its log ends at {format_lsn(written)}, and was read up to {format_lsn(furthest)}",
+                )
         if (state.confirmed_lsn or 0) > furthest:
             raise history_broken(
                 f"the replication slot {self._plan.slot} was moved or made anew",

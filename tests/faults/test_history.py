@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -159,3 +160,172 @@ def execute_on_slot(p: Victim, statement: str) -> None:
             return
         except psycopg.errors.ObjectInUse:
             pass
+
+
+def test_a_source_that_was_put_back_is_blocked(sources: Sources, tmp_path: Path) -> None:
+    """The disk of an hour ago: same system, same timeline, and the slot is there, before what was read already."""
+    with started(tmp_path / "server") as server:
+        p = sources.docs(server, 3)
+        p.write()
+        run = start_tailing(p)
+        run.send_signal(signal.SIGINT)
+        p.finish(run, 60).expect(130)
+        server.stop()
+        earlier = server.data.with_name("earlier")
+        subprocess.run(["cp", "-a", server.data, earlier], check=True)
+        server.start()
+        server.wait_healthy()
+        p.execute("insert into docs values (4, 'soon lost')")
+        written = ask(p.database, "select pg_current_wal_insert_lsn()::text")
+        run = p.start("run", p.spec, "--json", *_TAILER_ALONE)
+        confirmed = f"select confirmed_flush_lsn >= '{written}' from pg_replication_slots"
+        wait_for("the change is a key task", lambda: bool(ask(p.database, confirmed)), 60)
+        run.send_signal(signal.SIGINT)
+        p.finish(run, 60).expect(130)
+        server.stop()
+        shutil.rmtree(server.data)
+        earlier.rename(server.data)
+        server.start()
+        server.wait_healthy()
+        error = p.reshelve("run", p.spec, "--json", *_TAILER_ALONE).expect(3).json["error"]
+        require_blocked(p, error, "put back to an earlier state")
+        p.reshelve("clean", p.name, "--yes").expect(0)
+        assert leftovers_of(p) == []
+
+
+# --- the WAL that the source keeps
+
+
+@pytest.mark.parametrize("given_up_by", ["us", "the server"])
+def test_a_slot_that_keeps_too_much_wal_is_given_up(
+    server: PostgresServer, sources: Sources, opensearch: OpenSearch, given_up_by: str
+) -> None:
+    """An open transaction holds the slot's place, however fast it is read."""
+    p = sources.docs(server, 20)
+    p.write(limits={"max_wal_retained": "20 MB" if given_up_by == "us" else "10 GB"})
+    run = start_tailing(p)
+    slot = f"from pg_replication_slots where slot_name = '{p.last_run.slot}'"
+    with psycopg.connect(p.database) as connection:
+        connection.execute("insert into docs values (0, 'in an open transaction')")
+        if given_up_by == "the server":
+            ask(server.url, "alter system set max_slot_wal_keep_size = '16MB'")
+            ask(server.url, "select pg_reload_conf()")
+        for _ in range(4):
+            ask(p.database, "select pg_logical_emit_message(true, 'test', '')")
+            ask(p.database, "select pg_switch_wal()")
+        if given_up_by == "the server":
+            ask(p.database, "checkpoint")
+        error = p.finish(run, 60).expect(3).json["error"]
+    if given_up_by == "us":
+        require_blocked(p, error, "limits.max_wal_retained allows 20,000,000")
+        assert ask(p.database, f"select count(*) {slot}") == 0
+    else:
+        ask(server.url, "alter system reset max_slot_wal_keep_size")
+        ask(server.url, "select pg_reload_conf()")
+        require_blocked(p, error, "lost" if "lost" in f"{error['what']}{error['why']}" else "given the slot up")
+        assert ask(p.database, f"select wal_status {slot}") == "lost"
+        listed = p.reshelve("runs", "--json").expect(0).json["slots"]
+        assert [(one["left"], one["retained_bytes"]) for one in listed if one["slot"] == p.last_run.slot] == [
+            (True, None)
+        ]
+    assert "--new" in error["remedy"]
+    p.reshelve("clean", p.name, "--yes").expect(0)
+    assert leftovers_of(p) == [] and p.topics() == []
+
+
+# --- transactions older than the slot
+
+
+def test_older_transactions_are_waited_for_by_name(
+    server: PostgresServer, sources: Sources, opensearch: OpenSearch
+) -> None:
+    """Stopped and killed in the wait, the run leaves no slot; then it goes on by itself."""
+    p = sources.docs(server, 20)
+    p.write()
+    with psycopg.connect(p.database, application_name="nightly batch") as batch:
+        batch.execute("update docs set name = 'by the batch' where id = 1")
+        p.execute("begin; update docs set name = 'prepared' where id = 2; prepare transaction 'left-by-somebody'")
+        try:
+            run = p.start("run", p.spec, "--json")
+            p.await_said("prepared transaction 'left-by-somebody'")
+            p.await_said("application 'nightly batch'")
+            run.send_signal(signal.SIGINT)
+            p.finish(run, 60).expect(130)
+            wait_for("no slot is left", lambda: p.last_run.slot not in slots_of(p))
+
+            run = p.start("run", p.spec, "--json")
+            p.await_said("can't be made before older transactions end", 3)
+            run.kill()
+            run.wait()
+        finally:
+            p.execute("commit prepared 'left-by-somebody'")
+        batch.commit()
+    # Nobody was left to be told: the server has finished the slot that the dead run had asked for.
+    wait_for("the slot is finished without anybody", lambda: not ask(p.database, _CREATING))
+    done = p.reshelve("run", p.spec).expect(0)
+    assert "going on with run" in done.stderr
+    require_equal(p, opensearch)
+    assert p.source()["1"]["name"] == "by the batch" and p.source()["2"]["name"] == "prepared"
+    assert leftovers_of(p) == []
+
+
+_CREATING = "select count(*) from pg_stat_activity where query like '%pg_create_logical%' and pid <> pg_backend_pid()"
+
+
+def slots_of(p: Victim) -> list[str]:
+    with psycopg.connect(p.database, autocommit=True) as connection:
+        return [name for (name,) in connection.execute("select slot_name::text from pg_replication_slots")]
+
+
+# --- what can be known beforehand
+
+
+def test_what_is_known_beforehand_stops_the_run_before_anything_is_made(
+    server: PostgresServer, sources: Sources, tmp_path: Path
+) -> None:
+    keyless, unidentified, published, unprivileged, crowded = (sources.docs(server, 3) for _ in range(5))
+    keyless.execute("alter table docs drop constraint docs_pkey; create unique index on docs (id)")
+    unidentified.execute("alter table docs replica identity nothing")
+    published.execute("create table other (id int primary key); create publication some for table other")
+    published.write(changes={"replication": {"publication": "some"}})
+    role = f"reader_{unprivileged.name}"
+    unprivileged.execute(
+        f"create role {role} login password 'opens-sesame-4711'; grant select on docs to {role};"
+        f"create publication some for table docs"
+    )
+    unprivileged.environ["SOURCE_URL"] = re.sub("//[^@]*@", f"//{role}:opens-sesame-4711@", unprivileged.database)
+    unprivileged.write(changes={"replication": {"publication": "some"}})
+    expected = [
+        (keyless, "replica identity is nothing: it has no primary key"),
+        (unidentified, "replica identity is nothing"),
+        (published, "does not contain public.docs"),
+        (unprivileged, "may not use replication slots"),
+    ]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda one: require_nothing_made(*one), expected))
+    ask(server.url, _FILL)
+    try:
+        require_nothing_made(crowded, "replication slots of the source are taken")
+    finally:
+        ask(server.url, "select count(pg_drop_replication_slot(slot_name)) from pg_replication_slots"
+            " where slot_name like 'full%'")  # fmt: skip
+    with started(tmp_path / "replica", settings={"wal_level": "replica"}) as unlogged:
+        require_nothing_made(sources.docs(unlogged, 3), "wal_level = replica")
+
+
+_FILL = """
+select count(pg_create_physical_replication_slot('full' || n))
+  from generate_series(1, current_setting('max_replication_slots')::int - (select count(*) from pg_replication_slots)) n
+"""
+
+
+def require_nothing_made(p: Victim, why: str) -> None:
+    """Both commands say so, with a remedy; there is no run, and nothing of one."""
+    if not p.spec.exists():
+        p.write()
+    checked = p.reshelve("check", p.spec, "--json")
+    found = [problem for problem in checked.json["problems"] if why in problem["what"]]
+    assert checked.code in (2, 3) and found and all(problem["remedy"] for problem in found), checked.output
+    refused = p.reshelve("run", p.spec).expect(checked.code)
+    assert why in refused.stderr + refused.stdout, refused.output
+    assert p.states() == [] and p.topics() == [] and leftovers_of(p) == []
