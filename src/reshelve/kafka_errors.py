@@ -109,7 +109,7 @@ def refusal(error: KafkaException | KafkaError, what: str, where: str) -> Reshel
             why=inner.str(),
             remedy="correct the credentials, the TLS settings or the ACLs (kafka.config in the spec)",
         )
-    if is_transient(inner):
+    if may_pass(inner):  # whoever drives a run looks for its topics: what is gone for good is told there
         return Unreachable(
             what,
             where=where,
