@@ -18,12 +18,12 @@ from reshelve.model import RunId
 _ROWS = 6_000
 _TRANSACTIONS = 30_000 * SCALE
 _COPIED_PER_SECOND = 4_000
-_PATIENCE_S = 120.0
+_PATIENCE_S = 240.0
 # The second run's documents have another shape, its index another mapping.
 _CHANGED = QUERY.replace("i.n, i.name", "i.n, upper(i.name) as name")
 
 
-@pytest.mark.timeout(300 + 120 * SCALE)
+@pytest.mark.timeout(600 + 120 * SCALE)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_rebuild_under_load_equals_its_source(
     pipeline: Pipeline, opensearch: OpenSearch, seed: int, record_property: Callable[[str, object], None]
