@@ -8,8 +8,8 @@ What is like the real one, because a protection exists on account of it:
   flushes nothing, so it is no proof that what it conflicts with survives a restart
 - an answer may be lost, an item may be refused for now (429)
 
-Assumed: no request stays in the server for longer than deletes are remembered (the generation's `index.gc_deletes` is an
-hour). Restarted, the server forgets its requests too.
+Assumed: no request stays in the server for longer than deletes are remembered (of a generation that is built,
+`index.gc_deletes` is an hour). Restarted, the server forgets its requests too.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ class Answer(NamedTuple):
 
 
 class Request:
-    """A bulk request. `again` makes its versions `external_gte`."""
+    """A bulk request. `again` makes its versions `external_gte`; `orphan`: its sender is dead."""
 
-    __slots__ = ("again", "answered", "answers", "items", "lost", "orphan", "wrote")
+    __slots__ = ("again", "answered", "answers", "items", "lost", "orphan", "slow", "wrote")
 
     def __init__(self, items: Sequence[Document], *, again: bool) -> None:
         self.items, self.again = items, again
         self.answers: list[Answer | None] = [None] * len(items)
+        self.slow = False
         self.answered = self.lost = self.orphan = self.wrote = False
 
 
@@ -81,6 +82,7 @@ class Index:
         return {key: value for key, (_, value) in self._documents.items()}
 
     def receive(self, request: Request) -> None:
+        request.slow = self._rng.random() < 0.25
         self.requests.append(request)
 
     def work(self, *, busy: bool = False) -> str:
@@ -88,6 +90,8 @@ class Index:
         if not self.requests:
             return ""
         request = self._rng.choice(self.requests)
+        if request.slow and self._rng.random() < 0.9:
+            return ""
         left = [number for number, answer in enumerate(request.answers) if answer is None]
         if not left:
             return self._answer(request)
@@ -96,6 +100,8 @@ class Index:
         answer = Answer(429, BUSY) if busy else self.apply(item, again=request.again)
         request.wrote |= answer.error is None
         request.answers[number] = answer
+        if request.orphan:
+            self.flush()  # assumed: see docs/decisions/0009
         what = "delete" if item.value is None else f"index {item.value}"
         return f"the index: {what} {show(item)} -> {answer.status}" + (" (from a dead indexer)" * request.orphan)
 

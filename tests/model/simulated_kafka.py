@@ -71,9 +71,9 @@ class Partition(Generic[R]):
             offset += 1
         return found, offset
 
-    def committed(self, end: int | None = None) -> Iterator[Record[R]]:
-        """The committed records before that offset."""
-        for step, record in self._records[:end]:
+    def committed(self, end: int | None = None, *, start: int = 0) -> Iterator[Record[R]]:
+        """The committed records between these offsets."""
+        for step, record in self._records[start:end]:
             if step is None or not (step.open or step.aborted):
                 yield record
 

@@ -115,11 +115,9 @@ class Tailer:
         if self._life != world.source.life:
             return self._open()
         roll = world.rng.random()
-        if roll < 0.4:
-            return self._poll() or self._deliver()
         if roll < 0.6:
-            return self._deliver()
-        return self._advance() or self._tick()
+            return self._poll() or self._deliver()
+        return self._advance() or (self._tick() if roll < 0.75 else "")
 
     def die(self) -> str:
         """Some of what Kafka has not acknowledged has arrived all the same."""
