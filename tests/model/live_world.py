@@ -94,10 +94,13 @@ class World:
         self._check_rest()
         return done
 
+    def _workers(self) -> list[Callable[[], str]]:
+        pages, keys, indexers = self._page_readers, self._key_readers, self._indexers
+        return [*(p.work for p in pages), *(k.work for k in keys), *(i.work for i in indexers)]
+
     def _copy_quickly(self) -> int:
         """So that most of the schedule comes after settling."""
-        roles = (*self._page_readers, *self._key_readers, *self._indexers)
-        acts = [self.source.flush, self._drive, self._tail, *(role.work for role in roles), self.index.work]
+        acts = [self.source.flush, self._drive, self._tail, *self._workers(), self.index.work]
         return sum(self._do(act()) for _ in range(25) for act in acts if self._settled_ends is None)
 
     def _often(self) -> list[Callable[[], str]]:
@@ -116,7 +119,7 @@ class World:
         """Mostly those of one kind: some faults need several of the same kind together."""
         index, rng = self.index, self.rng
         kinds: list[list[Callable[[], str]]] = [
-            [reader.die for reader in (*self._page_readers, *self._key_readers)] + [self._rebalance_keys],
+            [*(p.die for p in self._page_readers), *(k.die for k in self._key_readers), self._rebalance_keys],
             [self._kill_tailer, self.source.crash, self.source.crash],
             [index.lose, index.lose, index.restart, index.forget_deletes, self._refuse, self._refuse],
             [self._kill_indexer, self._kill_indexer, self._hand_over, self._hand_over, index.forget_deletes],
@@ -282,7 +285,7 @@ class World:
         version, done = self.source.snapshot().version, 0
         for number in range(_ROUNDS):
             stormy = self._stormy and number < 25
-            acts = [self._drive, *(role.work for role in (*self._page_readers, *self._key_readers, *self._indexers))]
+            acts = [self._drive, *self._workers()]
             if not self._all_followed(version):
                 acts += [self._tail] * 4
             for act in acts:

@@ -8,11 +8,15 @@ from enum import Enum
 class Protection(Enum):
     """In words: what goes wrong without it."""
 
-    SNAPSHOT_CLOCK = "versions from an LSN: a commit is in the log before it is visible, so a read that misses it has"
-    " the version of one that sees it"
+    SNAPSHOT_CLOCK = (
+        "versions from an LSN: a commit is in the log before it is visible, so a read that misses it has"
+        " the version of one that sees it"
+    )
     VERSION_CHECK = "the last write wins: a page that is late, or a dead indexer's request, puts an old document back"
-    SETTLING = "a page read before a delete stands behind the tombstone: once the index has forgotten the delete, the"
-    " document comes back"
+    SETTLING = (
+        "a page read before a delete stands behind the tombstone: once the index has forgotten the delete, the"
+        " document comes back"
+    )
     TILING = "settling begins while a page is on its way, which then comes behind it all the same"
     VISIBILITY_WAIT = "a key is read before the change that made it dirty is visible, and never again"
     WIDE_XIDS = "the log's 32 bits of an id look like a transaction of long ago, which every snapshot sees"
@@ -27,6 +31,8 @@ class Protection(Enum):
     CONFIRM_BEHIND_ACKNOWLEDGED = "the source forgets changes whose key tasks die with the tailer"
     COMMIT_BEHIND_DURABLE = "an offset is committed whose documents die with the indexer"
     ONE_REQUEST_A_KEY = "a document that has to be sent again comes behind a newer delete that the index has forgotten"
-    EXTERNAL_GTE = "a conflict with what was written by a request without an answer is taken for written; a restart of"
-    " the index takes it away"
+    EXTERNAL_GTE = (
+        "a conflict with what was written by a request without an answer is taken for written; a restart of"
+        " the index takes it away"
+    )
     CLOCK_RECALLED = "the applied clock goes back, or is lost, when a partition changes hands"

@@ -18,8 +18,8 @@ from protections import Protection
 
 SCHEDULES = int(os.environ.get("RESHELVE_MODEL_SCHEDULES", "10000"))
 REPLAYED = os.environ.get("RESHELVE_MODEL_SEED")
-# A seeded bug has to be found within so many; the rarest needs some hundreds.
-_MOST = 10_000
+# A seeded bug has to be found within so many; the rarest need some hundreds.
+_MOST = 5_000
 
 
 def _explain(seed: int, missing: Protection | None, violation: Violation) -> str:
