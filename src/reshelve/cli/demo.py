@@ -10,7 +10,8 @@ import typer
 
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.demo.commands import shown_name
-from reshelve.demo.story import Facts, Found, Options, play
+from reshelve.demo.facts import Facts, Found
+from reshelve.demo.story import Options, play
 from reshelve.errors import ReshelveError
 
 
@@ -24,7 +25,7 @@ def demo(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Rebuild a real index on real servers while it is searched: all cities of GeoNames, in three minutes.
+    """Rebuild a real index on real servers while it is searched and its source is written: all cities of GeoNames.
 
     Starts servers of its own and removes them, unless SOURCE_URL, OPENSEARCH_URL and KAFKA_BOOTSTRAP name some."""
     facts = play(Options(folder, keep, limit_cities), say)
@@ -45,16 +46,25 @@ def demo(
 
 def summary(facts: Facts) -> str:
     """What happened, for a reader."""
-    v1, v2, searches = facts.v1, facts.v2, facts.searches
+    v1, v2, searches, written, compared = facts.v1, facts.v2, facts.searches, facts.written, facts.compared
     by_v1, by_v2 = searches.answered.get(v1.index, 0), searches.answered.get(v2.index, 0)
     rows = [
-        ("documents", f"{v2.documents:,} from PostgreSQL through Kafka into OpenSearch, every city"),
+        ("documents", f"{compared.documents:,} from PostgreSQL through Kafka into OpenSearch, every city"),
         ("speed", f"{v2.documents_per_second:,.0f} docs/s ({v2.seconds:.0f} s)"),
         ("", f"version 1, which indexes less: {v1.documents_per_second:,.0f} docs/s ({v1.seconds:.0f} s)"),
         ("validated", f"{v2.partitions_validated} partitions, {v2.drift:,} differences"),
         ("searches", f"{searches.done:,} during the rebuild, {searches.failures:,} failures"),
         ("", f"{by_v1:,} answered by version 1, then {by_v2:,} by version 2"),
         ("", f"median {searches.median_ms:.0f} ms, slowest {searches.slowest_ms:.0f} ms"),
+        ("writes", f"{written.writes:,} during the rebuild, in {written.transactions:,} transactions"),
+        ("", f"cities: {written.vanished:,} vanished, {written.returned:,} came back, {written.founded:,} founded"),
+        ("", f"{written.renamed:,} countries renamed, and with them {written.renamed_cities:,} cities' documents"),
+        ("", f"the last of them searchable {compared.caught_up_seconds:.1f} s later"),
+        (
+            "compared",
+            f"{compared.documents:,} whole documents with the source, behind the last write:"
+            f" {compared.missing:,} missing, {compared.extra:,} resurrected, {compared.different:,} different",
+        ),
         ("report", v2.report),
     ]
     lines = ["", "What happened", *(f"  {name:<12}{text}" for name, text in rows), ""]
@@ -93,7 +103,7 @@ def _next_of_kept(facts: Facts, folder: Path) -> str:
     lines += [
         f"  curl -sH 'Content-Type: application/json' \"$OPENSEARCH_URL/cities/_search?pretty\" -d @{here}/search.json",
         f"  {reshelve} status {run}",
-        f"  {reshelve} rollback {run}   # back to version 1, at once",
+        f"  {reshelve} rollback {run}   # back to version 1, at once, as it was before the writes",
     ]
     if facts.home is not None:
         lines.append(f"  {reshelve} local down --home {home}   # stop the servers and remove their data")

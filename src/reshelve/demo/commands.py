@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -25,18 +27,44 @@ class Commands:
     def __call__(self, *arguments: str) -> None:
         """Run a command to its end. Raises ReshelveError when it fails. When we are interrupted, so is it,
         and it has ended when this raises."""
+        with self.beside(*arguments):
+            pass
+
+    @contextmanager
+    def beside(self, *arguments: str) -> Iterator[Running]:
+        """Run a command beside the block, and wait at its end for the command's. Raises ReshelveError when it fails.
+        When the block raises, or we are interrupted, it is ended, and has ended when this raises."""
         command = [sys.executable, "-m", "reshelve", *arguments]
         process = subprocess.Popen(
             command, env=self._environ, stdin=subprocess.DEVNULL, stdout=sys.stderr, process_group=0
         )
+        running = Running(process, shlex.join(arguments))
         try:
-            code = process.wait()
+            yield running
+            running.wait()
         except BaseException:
             _end(process)
             raise
+
+
+class Running:
+    """A command under way."""
+
+    def __init__(self, process: subprocess.Popen[bytes], words: str) -> None:
+        self._process, self._words = process, words
+
+    def require(self) -> None:
+        """Raises ReshelveError when it has ended already."""
+        if self._process.poll() is not None:
+            self.wait()
+            raise ReshelveError(f"`reshelve {self._words}` has ended", remedy="its own words stand above")
+
+    def wait(self) -> None:
+        """Until its end. Raises ReshelveError when it failed."""
+        code = self._process.wait()
         if code:
             raise ReshelveError(
-                f"`reshelve {' '.join(arguments)}` failed",
+                f"`reshelve {self._words}` failed",
                 why=f"killed by signal {-code}" if code < 0 else f"exit code {code}; its own words stand above",
                 remedy="follow its remedy; the logs of its workers lie beside its report",
             )

@@ -46,11 +46,13 @@ def known_runs(spec: Spec) -> dict[str, RunState]:
 
 
 def remove_runs(spec: Spec, client: OpenSearch, before: dict[str, RunState], command: Commands) -> None:
-    """Remove what the runs since `before` have made: topics, groups, indexes, the alias.
+    """Remove what the runs since `before` have made: slots, topics, groups, indexes, the alias.
 
     The journal keeps their entries."""
     ours = [state for name, state in known_runs(spec).items() if name not in before and not state.cleaned]
     for state in reversed(ours):  # the newest first: it knows the index before it
+        if state.following:
+            command("retire", str(state.run), "--yes")
         command("clean", str(state.run), "--yes")
     for state in ours:
         try:

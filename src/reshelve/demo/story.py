@@ -1,4 +1,5 @@
-"""The demo from beginning to end: load, build v1, change the mapping, rebuild as v2 while a searcher searches."""
+"""The demo from beginning to end: load, build v1, change the mapping, rebuild as v2 while a searcher searches and a
+writer writes; then, with the writer at rest, compare everything."""
 
 from __future__ import annotations
 
@@ -8,24 +9,27 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import TransportError
 
 from reshelve.consumers.opensearch import connect, refusal
-from reshelve.demo.commands import Commands
+from reshelve.demo.commands import Commands, Running
+from reshelve.demo.comparison import Comparison, compare_at_rest
+from reshelve.demo.facts import Built, Facts, Found, Hit, read_built
 from reshelve.demo.leftovers import known_runs, remove_runs, require_free
 from reshelve.demo.searcher import Searcher, Searches
 from reshelve.demo.servers import Signals, environment, given_endpoints, own_servers
 from reshelve.demo.source import Loaded, drop_cities, load_cities
+from reshelve.demo.writer import Writer, Written
 from reshelve.errors import UsageError
 from reshelve.local.lock import exclusive
 from reshelve.spec import load
+from reshelve.state import RunState
 
 Report = Callable[[str], None]
 
@@ -33,7 +37,8 @@ _FILES: Final = (
     "cities.v1.yaml", "cities.v1.index.json", "cities.v2.yaml", "cities.v2.index.json", "search.json",
 )  # fmt: skip
 _SEARCH_TIMEOUT_S: Final = 5.0
-_AFTER_SWAP_S: Final = 2.0  # the searcher goes on for a while: a swap could also hurt afterwards
+_AFTER_SWAP_S: Final = 2.0  # searcher and writer go on for a while: a swap could also hurt afterwards
+_LOOK_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,78 +49,6 @@ class Options:
     folder: Path
     keep: bool
     limit: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """One rebuild, from the report of its run. `seconds` from the first page to the last document indexed;
-    `total_seconds` with planning, validation and swap. `drift` is the number of differences found."""
-
-    run: str
-    index: str
-    documents: int
-    seconds: float
-    total_seconds: float
-    partitions_validated: int
-    drift: int
-    report: str
-
-    @property
-    def documents_per_second(self) -> float:
-        return self.documents / self.seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    name: str
-    country: str
-    population: int
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What search.json finds: the number of hits, and the first of them."""
-
-    total: int
-    hits: tuple[Hit, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What happened. `home` is where servers of our own keep their data, None for servers that were given."""
-
-    loaded: Loaded
-    v1: Built
-    v2: Built
-    searches: Searches
-    before: Found
-    after: Found
-    seconds: float
-    home: str | None
-
-    def as_dict(self) -> dict[str, Any]:
-        found = asdict(self)
-        del found["loaded"]["names"]
-        for name, built in (("v1", self.v1), ("v2", self.v2)):
-            found[name]["documents_per_second"] = round(built.documents_per_second)
-        return {"version": 1, **found, "broken_promises": self.broken_promises()}
-
-    def broken_promises(self) -> list[str]:
-        """What should never be; empty when the demo went as it must."""
-        broken = []
-        if self.searches.failures:
-            examples = "; ".join(self.searches.examples)
-            broken.append(f"{self.searches.failures:,} of {self.searches.done:,} searches failed: {examples}")
-        if set(self.searches.answered) != {self.v1.index, self.v2.index}:
-            broken.append(f"searches were answered by {', '.join(self.searches.answered)}, not by both indexes")
-        for name, built in (("v1", self.v1), ("v2", self.v2)):
-            if built.documents != self.loaded.cities:
-                broken.append(f"{name} has {built.documents:,} documents of {self.loaded.cities:,} cities")
-            if built.drift:
-                broken.append(f"{name} differs from its source in {built.drift:,} documents")
-        if self.before.total or not self.after.total:
-            broken.append(f"the search for v2 had {self.before.total} hits in v1 and {self.after.total} in v2")
-        return broken
 
 
 def play(options: Options, report: Report) -> Facts:
@@ -134,18 +67,37 @@ def play(options: Options, report: Report) -> Facts:
             if home is None:
                 stack.enter_context(scene.tidied(options.keep, signals))
             loaded, v1, before = scene.build_v1(options.limit)
-            v2, searches, after = scene.rebuild(loaded)
-        seconds = time.monotonic() - begun
-        facts = Facts(loaded, v1, v2, searches, before, after, seconds, None if home is None else str(home))
+            rebuilt = scene.rebuild(loaded)
+            after = scene.search()
+        facts = Facts(
+            loaded,
+            v1,
+            rebuilt.built,
+            rebuilt.searches,
+            rebuilt.written,
+            rebuilt.compared,
+            before,
+            after,
+            seconds=time.monotonic() - begun,
+            home=None if home is None else str(home),
+        )
         (folder / "demo.json").write_text(json.dumps(facts.as_dict(), ensure_ascii=False, indent=2) + "\n")
         return facts
+
+
+@dataclass(frozen=True, slots=True)
+class _Rebuilt:
+    built: Built
+    searches: Searches
+    written: Written
+    compared: Comparison
 
 
 class _Scene:
     """The steps, on servers that run."""
 
     def __init__(self, folder: Path, endpoints: Mapping[str, str], report: Report) -> None:
-        self._folder, self._report = folder, report
+        self._folder, self._reports, self._report = folder, folder / "reports", report
         self._environ = environment(endpoints)
         self._url = endpoints["SOURCE_URL"]
         self._command = Commands(self._environ)
@@ -176,32 +128,57 @@ class _Scene:
         loaded = load_cities(self._url, limit, self._report)
         self._report(f"  {loaded.cities:,} cities and {loaded.countries} countries in {loaded.seconds:.0f} s")
         self._report(f"\nBuilding version 1 behind alias {self._alias}: plain text.")
-        built = self._run("cities.v1.yaml")
-        return loaded, built, self._search()
+        with self._run("cities.v1.yaml"):
+            pass
+        return loaded, self._built(self._newest()), self.search()
 
-    def rebuild(self, loaded: Loaded) -> tuple[Built, Searches, Found]:
+    def rebuild(self, loaded: Loaded) -> _Rebuilt:
+        """Version 2. Its run follows changes until it is retired, and so beyond the swap: by then, and only then, the
+        writer stops, so that two things which hold still can be compared."""
         self._report("\nNow the mapping changes: places, prefixes in every language, countries as objects.")
-        self._report(f"Rebuilding as version 2; meanwhile a searcher keeps searching {self._alias}.")
-        with self._client() as client:
-            searcher = Searcher(client, self._alias, loaded.names)
+        self._report(f"Rebuilding as version 2; meanwhile a searcher keeps searching {self._alias},")
+        self._report("and a writer keeps writing: cities grow, vanish, come back, are founded; countries are renamed.")
+        with ExitStack() as stack:
+            client = stack.enter_context(self._client())
+            searcher, writer = Searcher(client, self._alias, loaded.names), Writer(self._url)
             searcher.start()
-            try:
-                built = self._run("cities.v2.yaml")
+            stack.callback(searcher.stop)
+            writer.start()
+            stack.callback(writer.end)
+            with self._run("cities.v2.yaml") as run:
+                state = self._swapped(run)
                 time.sleep(_AFTER_SWAP_S)
-            finally:
-                searches = searcher.stop()
-        return built, searches, self._search()
+                searches, written = searcher.stop(), writer.stop()
+                self._report("\nThe writer rests. Comparing every document with the source.")
+                compared = compare_at_rest(self._spec, client, state)
+                command = ("retire", str(state.run), "--yes")
+                self._report(f"  $ reshelve {shlex.join(command)}")
+                self._command(*command)
+        return _Rebuilt(self._built(state), searches, written, compared)
 
-    def _run(self, spec: str) -> Built:
-        reports = self._folder / "reports"
-        before = _reported(reports)
-        arguments = ("run", str(self._folder / spec), "--reports", str(reports))
+    @contextmanager
+    def _run(self, spec: str) -> Iterator[Running]:
+        arguments = ("run", str(self._folder / spec), "--reports", str(self._reports))
         self._report(f"  $ reshelve {shlex.join(arguments)}")
-        self._command(*arguments)
-        (made,) = _reported(reports) - before
-        return read_built(made)
+        with self._command.beside(*arguments) as running:
+            yield running
 
-    def _search(self) -> Found:
+    def _swapped(self, run: Running) -> RunState:
+        """The run, as soon as it follows changes behind the alias."""
+        while True:
+            run.require()
+            newest = self._newest()
+            if newest.following:
+                return newest
+            time.sleep(_LOOK_S)
+
+    def _newest(self) -> RunState:
+        return list(known_runs(self._spec).values())[-1]
+
+    def _built(self, state: RunState) -> Built:
+        return read_built(self._reports / str(state.run) / "report.json")
+
+    def search(self) -> Found:
         body = json.loads((self._folder / "search.json").read_text("utf-8"))
         with self._client() as client:
             try:
@@ -221,30 +198,6 @@ class _Scene:
             yield client
         finally:
             client.close()
-
-
-def read_built(report: Path) -> Built:
-    """The facts of a rebuild from its report.json."""
-    found = json.loads(report.read_text("utf-8"))
-    verdicts = found["validation"]["partitions"]
-    return Built(
-        run=found["run"],
-        index=found["index"],
-        documents=found["copied"]["documents"],
-        seconds=_between(found["stages"]["copy"], found["stages"]["validate"]),
-        total_seconds=found["duration_seconds"],
-        partitions_validated=len(verdicts),
-        drift=sum(sum(verdict["drift"].values()) for verdict in verdicts),
-        report=str(report.with_suffix(".md")),
-    )
-
-
-def _reported(reports: Path) -> set[Path]:
-    return set(reports.glob("*/report.json"))
-
-
-def _between(earlier: str, later: str) -> float:
-    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
 
 
 def _make_folder(folder: Path) -> Path:
