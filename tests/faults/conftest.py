@@ -11,11 +11,12 @@ import psycopg
 import pytest
 from faulty import Victim
 from opensearchpy import OpenSearch
+from own_source import Sources
 from pipeline import drop_database
 from psycopg import sql
 from services import Services
 
-from reshelve.local.stack import LocalStack
+from reshelve.local.stack import Endpoints, LocalStack
 
 Victims = Callable[..., Victim]
 
@@ -67,3 +68,12 @@ def victims(servers: LocalStack, tmp_path: Path) -> Iterator[Victims]:
     for victim in made:
         victim.end_all()
         drop_database(servers.endpoints.source_url, victim.name)
+
+
+@pytest.fixture
+def sources(tmp_path: Path, endpoints: Endpoints, namespace: str) -> Iterator[Sources]:
+    """Makes reindexes on PostgreSQL servers of the test's own; ends what is left of their processes afterwards."""
+    made = Sources(tmp_path, endpoints, namespace)
+    yield made
+    for victim in made.made:
+        victim.end_all()

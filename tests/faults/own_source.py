@@ -60,7 +60,7 @@ def leftovers(url: str) -> list[str]:
 
 @dataclass
 class Sources:
-    """Makes reindexes of a table `docs` on servers of the test's own; ends their processes afterwards."""
+    """Makes reindexes of a table `docs` on servers of the test's own."""
 
     folder: Path
     endpoints: Endpoints

@@ -15,10 +15,9 @@ import psycopg
 import pytest
 from faulty import Victim, wait_for
 from opensearchpy import OpenSearch
-from own_source import Sources, ask, leftovers, require_blocked, require_equal, started
+from own_source import Sources, ask, await_indexed, leftovers, require_blocked, require_equal, started
 
 from reshelve.local.postgres import PostgresServer
-from reshelve.local.stack import Endpoints
 
 _TAILER_ALONE = ("--page-readers", "0", "--key-readers", "0", "--indexers", "0")
 
@@ -28,14 +27,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]
     settings = {"max_prepared_transactions": "4", "min_wal_size": "32MB", "max_wal_size": "128MB"}
     with started(tmp_path_factory.mktemp("source"), settings=settings) as running:
         yield running
-
-
-@pytest.fixture
-def sources(tmp_path: Path, endpoints: Endpoints, namespace: str) -> Iterator[Sources]:
-    made = Sources(tmp_path, endpoints, namespace)
-    yield made
-    for victim in made.made:
-        victim.end_all()
 
 
 # --- what breaks the history of a run
@@ -162,6 +153,31 @@ def execute_on_slot(p: Victim, statement: str) -> None:
             pass
 
 
+def test_a_followed_run_is_blocked_and_can_be_gone_on_with_where_the_cause_can_be_undone(
+    server: PostgresServer, sources: Sources, opensearch: OpenSearch
+) -> None:
+    """The alias stays where it is. A query that failed misses nothing once it works again; a TRUNCATE is the end."""
+    view = "create view shown as select id, name from docs"
+    p = sources.docs(server, 20)
+    p.execute(view)
+    p.write(query="select * from public.shown", follow="always")
+    run = p.start("run", p.spec, "--json")
+    p.await_stage("follow")
+    followed = p.last_run
+    p.execute("drop view shown; update docs set name = 'meanwhile' where id = 3")
+    error = p.finish(run, 60).expect(3).json["error"]
+    require_blocked(p, error, "PostgreSQL refused the query")
+    p.execute(view)
+    run = p.start("follow", str(followed), "--json")
+    await_indexed(p, opensearch, followed.index, "3", "meanwhile")
+    p.execute("truncate docs")
+    require_blocked(p, p.finish(run, 60).expect(3).json["error"], "truncated")
+    assert list(opensearch.indices.get_alias(name=p.alias)) == [followed.index]
+    assert len(p.indexed(opensearch)) == 20
+    p.reshelve("retire", str(followed), "--yes").expect(0)
+    assert leftovers_of(p) == []
+
+
 def test_a_source_that_was_put_back_is_blocked(sources: Sources, tmp_path: Path) -> None:
     """The disk of an hour ago: same system, same timeline, and the slot is there, before what was read already."""
     with started(tmp_path / "server") as server:
@@ -286,15 +302,15 @@ def test_what_is_known_beforehand_stops_the_run_before_anything_is_made(
     keyless, unidentified, published, unprivileged, crowded = (sources.docs(server, 3) for _ in range(5))
     keyless.execute("alter table docs drop constraint docs_pkey; create unique index on docs (id)")
     unidentified.execute("alter table docs replica identity nothing")
-    published.execute("create table other (id int primary key); create publication some for table other")
-    published.write(changes={"replication": {"publication": "some"}})
+    published.execute("create table other (id int primary key); create publication given for table other")
+    published.write(changes={"replication": {"publication": "given"}})
     role = f"reader_{unprivileged.name}"
     unprivileged.execute(
         f"create role {role} login password 'opens-sesame-4711'; grant select on docs to {role};"
-        f"create publication some for table docs"
+        f"create publication given for table docs"
     )
     unprivileged.environ["SOURCE_URL"] = re.sub("//[^@]*@", f"//{role}:opens-sesame-4711@", unprivileged.database)
-    unprivileged.write(changes={"replication": {"publication": "some"}})
+    unprivileged.write(changes={"replication": {"publication": "given"}})
     expected = [
         (keyless, "replica identity is nothing: it has no primary key"),
         (unidentified, "replica identity is nothing"),

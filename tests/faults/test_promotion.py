@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from faulty import Victim, wait_for
 from opensearchpy import OpenSearch
 from own_source import Sources, ask, await_indexed, leftovers, require_blocked, require_equal, started, url_of
 
 from reshelve.local.postgres import PostgresServer
-from reshelve.local.stack import Endpoints
 
 _ANOTHER = "another history"
 _SYNCED = {"hot_standby_feedback": "on", "sync_replication_slots": "on", "primary_slot_name": "standby"}
-
-
-@pytest.fixture
-def sources(tmp_path: Path, endpoints: Endpoints, namespace: str) -> Iterator[Sources]:
-    made = Sources(tmp_path, endpoints, namespace)
-    yield made
-    for victim in made.made:
-        victim.end_all()
 
 
 def promote(standby: PostgresServer) -> None:
@@ -58,6 +47,8 @@ def test_a_planned_switchover_during_the_copy(sources: Sources, opensearch: Open
             require_blocked(p, error, _ANOTHER)
             assert not opensearch.indices.exists_alias(name=p.alias)
             assert leftovers(p.database) == [first.slot, first.slot]
+            listed = p.reshelve("runs", "--json").expect(0).json["slots"]
+            assert [one["left"] for one in listed if one["slot"] == first.slot] == [True]
             again = p.reshelve("run", p.spec, "--json").expect(3).json["error"]
             assert "source timeline (1 → 2)" in again["why"] and "--new" in again["remedy"]
             p.write()

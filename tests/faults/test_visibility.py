@@ -12,21 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
-import pytest
 from faulty import Victim, wait_for
 from opensearchpy import OpenSearch
 from own_source import Sources, ask, await_indexed, require_equal, started
 
 from reshelve.local.postgres import PostgresServer
-from reshelve.local.stack import Endpoints
-
-
-@pytest.fixture
-def sources(tmp_path: Path, endpoints: Endpoints, namespace: str) -> Iterator[Sources]:
-    made = Sources(tmp_path, endpoints, namespace)
-    yield made
-    for victim in made.made:
-        victim.end_all()
 
 
 def test_a_commit_that_is_logged_but_not_visible_is_waited_for(
