@@ -145,7 +145,7 @@ class Load:
     pipeline: Pipeline
     rows: int
     seed: int
-    rate: int = 1_500
+    rate: int = 1_000
     durable: bool = True
     committed: int = 0
     outages: int = 0

@@ -14,9 +14,9 @@ from faulty import PATIENCE_S, Victim, lives, wait_for
 from load import QUERY, SCALE, SEEDS, Load, applied_version, version_now, write_spec
 from opensearchpy import OpenSearch
 
-_ROWS = 20_000
-_COPIED_PER_SECOND = 4_000  # more than the load changes: the limit is for the indexers, too
-_TRANSACTIONS = 10_000 * SCALE
+_ROWS = 12_000
+_COPIED_PER_SECOND = 2_500  # more than the load changes: the limit is for the indexers, too
+_TRANSACTIONS = 8_000 * SCALE
 _MORE = min(SCALE, 4)  # a worker that dies 20 times in five minutes is given up
 _BUILDING = {"pages": 2, "tailer": 3, "keys": 3, "indexer": 3, "validator": 1, "run": 2}
 _FOLLOWING = {"tailer": 2, "keys": 2, "indexer": 2, "run": 1}
@@ -28,7 +28,7 @@ def test_killed_anywhere_under_load(
     victims: Victims, search: OpenSearch, seed: int, record_property: Callable[[str, object], None]
 ) -> None:
     victim = victims(0)
-    load = Load(victim, _ROWS, seed, rate=500)
+    load = Load(victim, _ROWS, seed, rate=300)
     load.prepare()
     write_spec(victim, documents_per_second=_COPIED_PER_SECOND)
     killer = _Killer(victim, random.Random(seed))
