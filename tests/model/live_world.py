@@ -11,9 +11,10 @@ from collections.abc import Callable
 from random import Random
 
 from protections import Protection
-from simulated_index import Document, Index, show
+from simulated_index import Document, Index, clock, show
+from simulated_indexer import Indexer
 from simulated_kafka import Committed, Partition
-from simulated_roles import PARTITIONS, Indexer, KeyReader, PageReader, Tailer, clock, partition
+from simulated_producers import PARTITIONS, KeyReader, PageReader, Tailer, partition
 from simulated_source import Source, View
 
 from reshelve.applied import Applied

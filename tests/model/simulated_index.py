@@ -171,4 +171,8 @@ class Index:
 
 
 def show(item: Document) -> str:
-    return f"{item.key.decode()}@{item.version & ((1 << 48) - 1)}"
+    return f"{item.key.decode()}@{clock(item.version)}"
+
+
+def clock(version: int) -> int:
+    return version & ((1 << 48) - 1)
