@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from faulty import Victim, wait_for
+from faulty import PATIENCE_S, Victim, wait_for
 from opensearchpy import OpenSearch
 
 from reshelve.local.postgres import PostgresServer
@@ -97,7 +97,7 @@ def await_indexed(victim: Victim, search: OpenSearch, index: str, key: str, name
         found = search.get(index=index, id=key, ignore=[404])
         return bool(found.get("found")) and found["_source"]["name"] == name
 
-    wait_for(f"{key} is {name!r} in {index}", indexed, 60)
+    wait_for(f"{key} is {name!r} in {index}", indexed)
 
 
 def require_equal(victim: Victim, search: OpenSearch) -> None:
@@ -107,7 +107,7 @@ def require_equal(victim: Victim, search: OpenSearch) -> None:
     def same() -> bool:
         return {key: one.document for key, one in victim.indexed(search).items()} == expected
 
-    deadline = time.monotonic() + 20  # the run may follow changes, and have the newest still before it
+    deadline = time.monotonic() + PATIENCE_S  # the run may follow changes, and have the newest still before it
     while not same() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert {key: one.document for key, one in victim.indexed(search).items()} == expected

@@ -19,6 +19,8 @@ from own_source import Sources, ask, await_indexed, leftovers, require_blocked, 
 
 from reshelve.local.postgres import PostgresServer
 
+pytestmark = pytest.mark.timeout(600)
+
 _TAILER_ALONE = ("--page-readers", "0", "--key-readers", "0", "--indexers", "0")
 
 
@@ -101,13 +103,13 @@ def break_and_rebuild(p: Victim, breaks: Sequence[Break], search: OpenSearch) ->
         run = start_tailing(p)
         if not one.meanwhile:
             run.send_signal(signal.SIGINT)
-            p.finish(run, 60).expect(130)
+            p.finish(run).expect(130)
             wait_for("the slot is let go", lambda: not active(p))
         for statement in one.statements:
             execute_on_slot(p, statement.format(run=p.last_run.slot))
         if not one.meanwhile:
             run = p.start("run", p.spec, "--json", *_TAILER_ALONE)
-        error = p.finish(run, 60).expect(3).json["error"]
+        error = p.finish(run).expect(3).json["error"]
         assert re.search(one.why, f"{error['what']}: {error['why']}"), (one, error)
         assert "--new" in error["remedy"], (one, error)
         if not number:
@@ -132,7 +134,7 @@ def start_tailing(p: Victim) -> subprocess.Popen[str]:
         assert run.poll() is None, p.said()
         return len(p.states()) > before and active(p)
 
-    wait_for("the tailer reads from the slot", tails, 60)
+    wait_for("the tailer reads from the slot", tails)
     return run
 
 
@@ -165,13 +167,13 @@ def test_a_followed_run_is_blocked_and_can_be_gone_on_with_where_the_cause_can_b
     p.await_stage("follow")
     followed = p.last_run
     p.execute("drop view shown; update docs set name = 'meanwhile' where id = 3")
-    error = p.finish(run, 60).expect(3).json["error"]
+    error = p.finish(run).expect(3).json["error"]
     require_blocked(p, error, "PostgreSQL refused the query")
     p.execute(view)
     run = p.start("follow", str(followed), "--json")
     await_indexed(p, opensearch, followed.index, "3", "meanwhile")
     p.execute("truncate docs")
-    require_blocked(p, p.finish(run, 60).expect(3).json["error"], "truncated")
+    require_blocked(p, p.finish(run).expect(3).json["error"], "truncated")
     assert list(opensearch.indices.get_alias(name=p.alias)) == [followed.index]
     assert len(p.indexed(opensearch)) == 20
     p.reshelve("retire", str(followed), "--yes").expect(0)
@@ -185,7 +187,7 @@ def test_a_source_that_was_put_back_is_blocked(sources: Sources, tmp_path: Path)
         p.write()
         run = start_tailing(p)
         run.send_signal(signal.SIGINT)
-        p.finish(run, 60).expect(130)
+        p.finish(run).expect(130)
         server.stop()
         earlier = server.data.with_name("earlier")
         subprocess.run(["cp", "-a", server.data, earlier], check=True)
@@ -195,9 +197,9 @@ def test_a_source_that_was_put_back_is_blocked(sources: Sources, tmp_path: Path)
         written = ask(p.database, "select pg_current_wal_insert_lsn()::text")
         run = p.start("run", p.spec, "--json", *_TAILER_ALONE)
         confirmed = f"select confirmed_flush_lsn >= '{written}' from pg_replication_slots"
-        wait_for("the change is a key task", lambda: bool(ask(p.database, confirmed)), 60)
+        wait_for("the change is a key task", lambda: bool(ask(p.database, confirmed)))
         run.send_signal(signal.SIGINT)
-        p.finish(run, 60).expect(130)
+        p.finish(run).expect(130)
         server.stop()
         shutil.rmtree(server.data)
         earlier.rename(server.data)
@@ -231,7 +233,7 @@ def test_a_slot_that_keeps_too_much_wal_is_given_up(
             ask(p.database, "select pg_switch_wal()")
         if given_up_by == "the server":
             ask(p.database, "checkpoint")
-        error = p.finish(run, 60).expect(3).json["error"]
+        error = p.finish(run).expect(3).json["error"]
     if given_up_by == "us":
         require_blocked(p, error, "limits.max_wal_retained allows 20,000,000")
         assert ask(p.database, f"select count(*) {slot}") == 0
@@ -266,7 +268,7 @@ def test_older_transactions_are_waited_for_by_name(
             p.await_said("prepared transaction 'left-by-somebody'")
             p.await_said("application 'nightly batch'")
             run.send_signal(signal.SIGINT)
-            p.finish(run, 60).expect(130)
+            p.finish(run).expect(130)
             wait_for("no slot is left", lambda: p.last_run.slot not in slots_of(p))
 
             run = p.start("run", p.spec, "--json")

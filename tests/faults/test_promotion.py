@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from faulty import Victim, wait_for
 from opensearchpy import OpenSearch
 from own_source import Sources, ask, await_indexed, leftovers, require_blocked, require_equal, started, url_of
 
 from reshelve.local.postgres import PostgresServer
+
+pytestmark = pytest.mark.timeout(600)
 
 _ANOTHER = "another history"
 _SYNCED = {"hot_standby_feedback": "on", "sync_replication_slots": "on", "primary_slot_name": "standby"}
@@ -43,7 +46,7 @@ def test_a_planned_switchover_during_the_copy(sources: Sources, opensearch: Open
             wait_for("the slot is synchronized", lambda: ask(standby.url, synced) == 1)
             primary.stop()
             promote(standby)
-            error = p.finish(run, 60).expect(3).json["error"]
+            error = p.finish(run).expect(3).json["error"]
             require_blocked(p, error, _ANOTHER)
             assert not opensearch.indices.exists_alias(name=p.alias)
             assert leftovers(p.database) == [first.slot, first.slot]
@@ -67,7 +70,7 @@ def test_lost_transactions_leave_no_phantoms(sources: Sources, opensearch: OpenS
         p.await_receipts(run, 1)
         copying = p.last_run
         lose(p, first, second, opensearch, copying.index)
-        require_blocked(p, p.finish(run, 60).expect(3).json["error"], _ANOTHER)
+        require_blocked(p, p.finish(run).expect(3).json["error"], _ANOTHER)
         assert not opensearch.indices.exists_alias(name=p.alias)
 
         p.write(follow="always")
@@ -78,7 +81,7 @@ def test_lost_transactions_leave_no_phantoms(sources: Sources, opensearch: OpenS
             require_equal(p, opensearch)
             followed = p.last_run
             lose(p, second, third, opensearch, followed.index)
-            require_blocked(p, p.finish(run, 60).expect(3).json["error"], _ANOTHER)
+            require_blocked(p, p.finish(run).expect(3).json["error"], _ANOTHER)
             assert list(opensearch.indices.get_alias(name=p.alias)) == [followed.index]
             refused = p.reshelve("follow", str(followed), "--json").expect(3).json["error"]
             assert _ANOTHER in refused["why"] or _ANOTHER in refused["what"]

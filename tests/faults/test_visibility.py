@@ -12,11 +12,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
+import pytest
 from faulty import Victim, wait_for
 from opensearchpy import OpenSearch
 from own_source import Sources, ask, await_indexed, require_equal, started
 
 from reshelve.local.postgres import PostgresServer
+
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_a_commit_that_is_logged_but_not_visible_is_waited_for(
