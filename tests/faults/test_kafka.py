@@ -67,7 +67,10 @@ def test_a_run_that_wakes_up_too_late_is_fenced(victims: Victims, search: OpenSe
     assert refused.json["error"]["code"] == "lease"
 
     # All of its processes, as when a machine is paused.
-    paused = [psutil.Process(first.pid), *(w for role in ("pages", "indexer") for w in victim.workers(first, role))]
+    paused = [
+        psutil.Process(first.pid),
+        *(w for role in ("pages", "tailer", "keys", "indexer") for w in victim.workers(first, role)),
+    ]
     for process in paused:
         process.suspend()
     wait_for("the lease ends", lambda: read_holder(victim.cluster, victim.name) is None)
