@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reshelve.cli.demo import summary
-from reshelve.demo.comparison import Comparison
+from reshelve.demo.comparison import Comparison, compare
 from reshelve.demo.facts import Built, Facts, Found, Hit
 from reshelve.demo.searcher import Searches, fault
 from reshelve.demo.servers import given_endpoints
@@ -83,6 +83,13 @@ def test_promises_kept() -> None:
 def test_a_broken_promise_is_named(broken: Facts, words: str) -> None:
     (said,) = broken.broken_promises()
     assert words in said
+
+
+def test_a_comparison_tells_what_is_lost_from_what_is_resurrected() -> None:
+    found = compare({"1": b"a", "2": b"b", "3": b"c"}, [("1", b"a"), ("3", b"C"), ("4", b"d")], 0.5)
+
+    assert found == Comparison(3, 1, 1, 1, 0.5, ("missing: 2", "extra: 4", "different: 3"))
+    assert found.differences == 3
 
 
 def test_endpoints_are_given_all_or_none() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -61,14 +61,15 @@ def compare_at_rest(spec: Spec, client: OpenSearch, state: RunState) -> Comparis
     index = state.plan.index
     try:
         client.indices.refresh(index=index)
-        return _compare(_source(spec), _index(client, index), waited)
+        return compare(_source(spec), _index(client, index), waited)
     except TransportError as error:
         raise refusal(error, "cannot read the index", index) from error
     except psycopg.Error as error:
         raise _lost(error, spec) from error
 
 
-def _compare(source: dict[str, bytes], index: Iterator[tuple[str, bytes]], waited: float) -> Comparison:
+def compare(source: dict[str, bytes], index: Iterable[tuple[str, bytes]], waited: float) -> Comparison:
+    """Digests of documents by key, of both sides. Takes from `source` what the index has. Pure but for that."""
     extra, different, documents = list[str](), list[str](), 0
     for key, digest in index:
         documents += 1
