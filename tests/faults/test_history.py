@@ -280,6 +280,7 @@ def test_older_transactions_are_waited_for_by_name(
         batch.commit()
     # Nobody was left to be told: the server has finished the slot that the dead run had asked for.
     wait_for("the slot is finished without anybody", lambda: not ask(p.database, _CREATING))
+    assert p.last_run.slot in slots_of(p) and "slot" not in p.states()[-1].facts
     done = p.reshelve("run", p.spec).expect(0)
     assert "going on with run" in done.stderr
     require_equal(p, opensearch)
