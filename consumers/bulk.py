@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -55,123 +55,58 @@ class Stopped(Exception):
     """The worker was told to stop; what has no outcome yet is left to the next one."""
 
 
-def action_line(key: bytes, version: int, *, delete: bool = False, resent: bool = False) -> bytes:
-    """The line before a document. `resent`: the first answer was lost, so an equal version is no conflict
-    (the same clock means the same content), and the item is written again rather than taken for written."""
-    return b'{"%b":{"_id":%b,"version":%d,"version_type":"%b"}}' % (
+class GivenUp(Exception):
+    """Nobody wants the batch's outcome any more: its partitions are another worker's, who writes it again. Sent on, an
+    old document might come behind a newer delete that the index has forgotten."""
+
+
+def action_line(key: bytes, version: int, *, delete: bool = False) -> bytes:
+    """The line before a document.
+
+    external_gte: an equal version is written again, because the same clock means the same content. Refused, it would
+    be taken for written; but what wrote it may have been a request whose answer, and with it whose durability, nobody
+    knows."""
+    return b'{"%b":{"_id":%b,"version":%d,"version_type":"external_gte"}}' % (
         b"delete" if delete else b"index",
         b'"%b"' % key if key.isalnum() else orjson.dumps(key.decode()),  # isalnum: of ASCII, nothing to escape
         version,
-        b"external_gte" if resent else b"external",
     )
 
 
-def body_of(items: Sequence[Item], *, resent: bool = False) -> bytes:
+def body_of(items: Sequence[Item]) -> bytes:
     """The request's body."""
     lines: list[bytes] = []
     for item in items:
         if item.document is None:
-            lines.append(action_line(item.key, item.version, delete=True, resent=resent))
+            lines.append(action_line(item.key, item.version, delete=True))
         else:
-            lines.append(action_line(item.key, item.version, resent=resent))
+            lines.append(action_line(item.key, item.version))
             lines.append(item.document)
     lines.append(b"")
     return b"\n".join(lines)
+
+
+def _wanted() -> bool:
+    return False
 
 
 class BulkWriter:
     """Writes batches to one generation through its write alias. Thread-safe; `write` blocks."""
 
     def __init__(self, client: OpenSearch, write_alias: str, where: str, waiter: Waiter, topic: str) -> None:
-        self._client, self._alias, self._where, self._waiter, self._topic = client, write_alias, where, waiter, topic
+        self._client, self._alias, self.where, self._waiter, self._topic = client, write_alias, where, waiter, topic
         self._path = f"/{write_alias}/_bulk"
 
-    def write(self, items: Sequence[Item]) -> BulkResult:
+    def write(self, items: Sequence[Item], given_up: Callable[[], bool] = _wanted) -> BulkResult:
         """Write until every item has an outcome. No two items may have the same key: one that has to be sent again
-        would come after the other.
+        would come after the other. `given_up` is asked before anything is sent again.
 
-        Raises TargetRefused (the generation is gone), AccessRefused and Stopped."""
-        result = BulkResult()
-        self._write(items, result, Backoff(), resent=False, rounds=0, failures=Counter())
-        return result
+        Raises TargetRefused (the generation is gone), AccessRefused, Stopped and GivenUp."""
+        writing = _Writing(self, given_up)
+        writing.write(items)
+        return writing.result
 
-    def _write(
-        self,
-        items: Sequence[Item],
-        result: BulkResult,
-        backoff: Backoff,
-        *,
-        resent: bool,
-        rounds: int,
-        failures: Counter[Item],
-    ) -> None:
-        """`rounds`: answers that left items pending so far; `failures`: 500s of each item."""
-        pending = items
-        while pending:
-            if all(item.document is None for item in pending):
-                self._require_alias()  # a bulk of versioned deletes alone would create a missing index
-            try:
-                answer = self._send(body_of(pending, resent=resent))
-            except (ConnectionError, SerializationError) as error:
-                if isinstance(error, TransportError) and is_tls_refusal(error):
-                    raise refusal(error, "cannot write documents", self._where) from None
-                # It may have been applied or not: send it again in a form for which both are right.
-                resent = True
-                self._pause(f"OpenSearch ({self._where}): {_one_line(error)}", backoff)
-                continue
-            except TransportError as error:
-                pending = self._request_failed(error, pending, result, backoff, resent, failures)
-                continue
-            before = len(pending)
-            pending, why = self._take_outcomes(pending, answer, result, failures)
-            if not pending:
-                return
-            rounds += 1
-            self._pause(f"OpenSearch ({self._where}): {why}", backoff)
-            if len(pending) == before and before > 1 and rounds > 1:
-                # Nothing at all went through, twice: smaller requests have a better chance.
-                self._halves(pending, result, backoff, resent, rounds, failures)
-                return
-
-    def _request_failed(
-        self,
-        error: TransportError,
-        items: Sequence[Item],
-        result: BulkResult,
-        backoff: Backoff,
-        resent: bool,
-        failures: Counter[Item],
-    ) -> Sequence[Item]:
-        """What is still pending after the request failed as a whole."""
-        why = reason(error)
-        outcome = request_outcome(int(error.status_code), why)
-        if outcome is RequestOutcome.DENIED:
-            raise refusal(error, "cannot write documents", self._where) from None
-        if outcome is RequestOutcome.NO_INDEX:
-            raise self._gone(why)
-        if outcome is RequestOutcome.RETRY:
-            self._pause(f"OpenSearch ({self._where}): {error.status_code} {why}", backoff)
-            return items
-        if len(items) == 1:
-            result.rejects.append(self._reject(items[0], str(error.status_code), why))
-            return ()
-        self._halves(items, result, backoff, resent, 0, failures)
-        return ()
-
-    def _halves(
-        self,
-        items: Sequence[Item],
-        result: BulkResult,
-        backoff: Backoff,
-        resent: bool,
-        rounds: int,
-        failures: Counter[Item],
-    ) -> None:
-        middle = len(items) // 2
-        for half in (items[:middle], items[middle:]):
-            self._write(half, result, backoff, resent=resent, rounds=rounds, failures=failures)
-
-    def _send(self, body: bytes) -> Mapping[str, Any]:
+    def send(self, body: bytes) -> Mapping[str, Any]:
         answer: Mapping[str, Any] = self._client.transport.perform_request(
             "POST",
             self._path,
@@ -181,12 +116,105 @@ class BulkWriter:
         )
         return answer
 
-    def _take_outcomes(
-        self, items: Sequence[Item], answer: Mapping[str, Any], result: BulkResult, failures: Counter[Item]
-    ) -> tuple[list[Item], str]:
+    def require_alias(self) -> None:
+        try:
+            if self._client.indices.exists_alias(name=self._alias):
+                return
+        except TransportError:
+            return  # not known now; the request itself will tell
+        raise self.gone(f"no alias {self._alias}")
+
+    def pause(self, why: str, seconds: float) -> None:
+        """Raises Stopped when the worker is told to stop meanwhile."""
+        if self._waiter.pause(f"OpenSearch ({self.where}): {why}", seconds * random.uniform(0.75, 1.25)):
+            raise Stopped
+
+    def gone(self, why: str) -> ReshelveError:
+        return TargetRefused(
+            "the generation that the run builds is gone",
+            where=f"{self.where}/{self._alias}",
+            why=why,
+            remedy="somebody dropped the index or its write alias: start a new run",
+        )
+
+    def reject(self, item: Item, kind: str, why: str) -> Reject:
+        return Reject(
+            item.key.decode(), item.document, "index", kind, why, self._topic, item.partition, item.offset
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Writing:
+    """One batch on its way.
+
+    result    what has an outcome
+    failures  500s of each item
+    """
+
+    writer: BulkWriter
+    given_up: Callable[[], bool]
+    result: BulkResult = field(default_factory=BulkResult)
+    backoff: Backoff = field(default_factory=Backoff)
+    failures: Counter[Item] = field(default_factory=Counter)
+
+    def write(self, items: Sequence[Item], rounds: int = 0) -> None:
+        """`rounds`: answers that left items pending so far."""
+        pending = items
+        while pending:
+            if all(item.document is None for item in pending):
+                self.writer.require_alias()  # a bulk of versioned deletes alone would create a missing index
+            try:
+                answer = self.writer.send(body_of(pending))
+            except (ConnectionError, SerializationError) as error:
+                if isinstance(error, TransportError) and is_tls_refusal(error):
+                    raise refusal(error, "cannot write documents", self.writer.where) from None
+                self._pause(_one_line(error))  # it may have been applied or not: sent again, both are right
+                continue
+            except TransportError as error:
+                pending = self._request_failed(error, pending)
+                continue
+            before = len(pending)
+            pending, why = self._take_outcomes(pending, answer)
+            if not pending:
+                return
+            rounds += 1
+            self._pause(why)
+            if len(pending) == before and before > 1 and rounds > 1:
+                # Nothing at all went through, twice: smaller requests have a better chance.
+                self._halves(pending, rounds)
+                return
+
+    def _request_failed(self, error: TransportError, items: Sequence[Item]) -> Sequence[Item]:
+        """What is still pending after the request failed as a whole."""
+        why = reason(error)
+        outcome = request_outcome(int(error.status_code), why)
+        if outcome is RequestOutcome.DENIED:
+            raise refusal(error, "cannot write documents", self.writer.where) from None
+        if outcome is RequestOutcome.NO_INDEX:
+            raise self.writer.gone(why)
+        if outcome is RequestOutcome.RETRY:
+            self._pause(f"{error.status_code} {why}")
+            return items
+        if len(items) == 1:
+            self.result.rejects.append(self.writer.reject(items[0], str(error.status_code), why))
+            return ()
+        self._halves(items, 0)
+        return ()
+
+    def _halves(self, items: Sequence[Item], rounds: int) -> None:
+        middle = len(items) // 2
+        for half in (items[:middle], items[middle:]):
+            self.write(half, rounds)
+
+    def _pause(self, why: str) -> None:
+        self.writer.pause(why, self.backoff.next_s())
+        if self.given_up():
+            raise GivenUp
+
+    def _take_outcomes(self, items: Sequence[Item], answer: Mapping[str, Any]) -> tuple[list[Item], str]:
         """Sort the items by outcome; those to be sent again, and why."""
         if not answer["errors"]:
-            result.indexed += len(items)
+            self.result.indexed += len(items)
             return [], ""
         pending: list[Item] = []
         why = ""
@@ -194,7 +222,7 @@ class BulkWriter:
         if len(answers) != len(items):
             raise TargetRefused(
                 "OpenSearch answered a bulk request with another number of items",
-                where=self._where,
+                where=self.writer.where,
                 why=f"{len(answers)} instead of {len(items)}",
                 remedy="see whether a proxy in between changes answers",
             )
@@ -203,54 +231,28 @@ class BulkWriter:
             status, error = fields["status"], fields.get("error")
             outcome = item_outcome(status, error)
             if outcome is Outcome.RETRY and status == 500:
-                failures[item] += 1
-                if failures[item] > _FAILURES_BEFORE_REJECT:
+                self.failures[item] += 1
+                if self.failures[item] > _FAILURES_BEFORE_REJECT:
                     outcome = Outcome.REJECTED
             if outcome is Outcome.INDEXED:
-                result.indexed += 1
+                self.result.indexed += 1
             elif outcome is Outcome.SUPERSEDED:
-                result.superseded += 1
+                self.result.superseded += 1
             elif outcome is Outcome.REJECTED:
-                result.rejects.append(self._reject(item, str(error["type"]), reason_of(error)))
+                self.result.rejects.append(self.writer.reject(item, str(error["type"]), reason_of(error)))
             elif outcome is Outcome.RETRY:
                 pending.append(item)
                 why = f"{status} {reason_of(error)}"
             elif outcome is Outcome.NO_INDEX:
-                raise self._gone(reason_of(error))
+                raise self.writer.gone(reason_of(error))
             else:
                 raise AccessRefused(
                     "cannot write documents",
-                    where=self._where,
+                    where=self.writer.where,
                     why=f"{status}: {reason_of(error)}",
                     remedy="give the user the right to write to the index",
                 )
         return pending, why
-
-    def _require_alias(self) -> None:
-        try:
-            if self._client.indices.exists_alias(name=self._alias):
-                return
-        except TransportError:
-            return  # not known now; the request itself will tell
-        raise self._gone(f"no alias {self._alias}")
-
-    def _pause(self, why: str, backoff: Backoff) -> None:
-        wait = backoff.next_s()
-        if self._waiter.pause(why, wait * random.uniform(0.75, 1.25)):
-            raise Stopped
-
-    def _gone(self, why: str) -> ReshelveError:
-        return TargetRefused(
-            "the generation that the run builds is gone",
-            where=f"{self._where}/{self._alias}",
-            why=why,
-            remedy="somebody dropped the index or its write alias: start a new run",
-        )
-
-    def _reject(self, item: Item, kind: str, why: str) -> Reject:
-        return Reject(
-            item.key.decode(), item.document, "index", kind, why, self._topic, item.partition, item.offset
-        )  # fmt: skip
 
 
 def _one_line(error: TransportError | SerializationError) -> str:

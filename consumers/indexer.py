@@ -23,7 +23,7 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from reshelve.applied import Applied
-from reshelve.consumers.bulk import MAX_BODY_BYTES, BulkResult, BulkWriter, Item, Stopped
+from reshelve.consumers.bulk import MAX_BODY_BYTES, BulkResult, BulkWriter, GivenUp, Item, Stopped
 from reshelve.consumers.in_flight import Batch, InFlight, Place
 from reshelve.consumers.rejects import RejectWriter
 from reshelve.errors import BlockedError
@@ -42,6 +42,7 @@ _READY: Final = 2
 # Of an item's line in a request, besides its key: about so much.
 _ACTION_BYTES: Final = 80
 _POLL_S: Final = 0.1
+_LINGER_S: Final = 0.02  # a transaction ends in one partition after the other
 _COMMIT_S: Final = 1.0
 _RECALL_S: Final = 5.0
 _UUID_S: Final = 10.0
@@ -54,6 +55,11 @@ class _Batch(Batch[Item]):
     size: int = 0
     unreadable: list[Reject] = field(default_factory=list)
     request: Future[BulkResult] = field(default_factory=Future)
+
+    @property
+    def given_up(self) -> bool:
+        """All of it is another worker's now."""
+        return not self.offsets
 
 
 class Indexer:
@@ -99,7 +105,7 @@ class Indexer:
             while not stop.is_set():
                 self._throttled(consumer)
                 self._check()
-                batches = self._batches(consumer.consume(self._batch_documents(), _POLL_S))
+                batches = self._batches(self._take(consumer))
                 idle = not batches
                 while batches:
                     self._submit(pool, batches.pop(0))
@@ -115,6 +121,15 @@ class Indexer:
             pool.shutdown(wait=True, cancel_futures=True)
             consumer.close()
 
+    def _take(self, consumer: Consumer) -> list[Message]:
+        """What is there: `consume` alone waits for the last of a batch. While requests are under way there is time for
+        a larger batch; when none is, whoever searches waits for this one."""
+        most = self._batch_documents()
+        if self._in_flight:
+            return consumer.consume(most, _POLL_S)
+        first = consumer.consume(1, _POLL_S)
+        return first + consumer.consume(most - 1, _LINGER_S) if first and most > 1 else first
+
     def _batch_documents(self) -> int:
         """Under a limit no more at a time than half a second's worth: a larger batch would be waited off in silence."""
         allowed = self._throttle.documents_per_second
@@ -126,8 +141,6 @@ class Indexer:
             # While OpenSearch is away nothing is polled; a dead process is noticed by its session anyway.
             "max.poll.interval.ms": 3_600_000,
             "enable.partition.eof": True,
-            "fetch.min.bytes": 100_000,
-            "fetch.wait.max.ms": 50,
             # Small, for memory; a record larger than these still comes, by itself.
             "fetch.max.bytes": 2 * 1024 * 1024,
             "max.partition.fetch.bytes": 512 * 1024,
@@ -187,7 +200,7 @@ class Indexer:
         while not self._in_flight.may_submit(batch):
             self._finish_oldest()
         if batch.items:
-            batch.request = pool.submit(self._writer.write, list(batch.items.values()))
+            batch.request = pool.submit(self._writer.write, list(batch.items.values()), lambda: batch.given_up)
         else:
             batch.request.set_result(BulkResult())
         self._in_flight.submit(batch)
@@ -195,7 +208,11 @@ class Indexer:
     def _finish_oldest(self) -> None:
         """Steps 3 and 4."""
         batch = self._in_flight.oldest
-        result = batch.request.result()
+        try:
+            result = batch.request.result()
+        except GivenUp:
+            self._in_flight.finish()
+            return
         rejects = [*batch.unreadable, *result.rejects]
         if rejects:
             self._rejects.write(rejects)

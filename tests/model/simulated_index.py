@@ -38,7 +38,7 @@ class Answer(NamedTuple):
 
 
 class Request:
-    """A bulk request. `again` makes its versions `external_gte`; `orphan`: its sender is dead."""
+    """A bulk request. `again`: an equal version is written again (`external_gte`); `orphan`: its sender is dead."""
 
     __slots__ = ("again", "answered", "answers", "items", "lost", "orphan", "slow", "wrote")
 

@@ -26,11 +26,10 @@ class _Careless(InFlight["_Sent"]):
 
 
 class _Sent(Batch[Document]):
-    """A batch and its request. `unsure`: an answer was lost since."""
+    """A batch and its request."""
 
     pending: Sequence[Document] = ()
     request: Request | None = None
-    unsure = False
     done = False
 
 
@@ -117,8 +116,7 @@ class Indexer:
     def _send(self, batch: _Sent, items: Sequence[Document]) -> None:
         batch.pending, batch.done = items, not items
         if items:
-            again = batch.unsure and not self._world.without(Protection.EXTERNAL_GTE)  # fault
-            batch.request = Request(items, again=again)
+            batch.request = Request(items, again=not self._world.without(Protection.EXTERNAL_GTE))  # fault
             self._world.index.receive(batch.request)
         else:
             batch.request = None
@@ -131,7 +129,6 @@ class Indexer:
             if request is None:
                 continue
             if request.lost:
-                batch.unsure = True
                 self._send(batch, batch.pending)
                 told = f"indexer {self.name} sends {', '.join(map(show, batch.pending))} again"
             elif request.answered:

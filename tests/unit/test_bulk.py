@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import SSLError
 
-from reshelve.consumers.bulk import BulkResult, BulkWriter, Item
+from reshelve.consumers.bulk import BulkResult, BulkWriter, GivenUp, Item
 
 GOOD, BAD = (Item(b"%d" % n, 1, b"{}", 0, n) for n in range(2))
 
@@ -19,7 +20,9 @@ class Waits:
         return False
 
 
-def write(items: Sequence[Item], answers: Sequence[dict[str, Any] | Exception]) -> tuple[BulkResult, list[bytes]]:
+def write(
+    items: Sequence[Item], answers: Sequence[dict[str, Any] | Exception], *, given_up: bool = False
+) -> tuple[BulkResult, list[bytes]]:
     """The result and the bodies sent, when requests are answered so."""
     left, bodies = list(answers), []
 
@@ -31,7 +34,7 @@ def write(items: Sequence[Item], answers: Sequence[dict[str, Any] | Exception]) 
         return answer
 
     client = cast(OpenSearch, SimpleNamespace(transport=SimpleNamespace(perform_request=perform_request)))
-    return BulkWriter(client, "w", "here", Waits(), "documents").write(items), bodies
+    return BulkWriter(client, "w", "here", Waits(), "documents").write(items, lambda: given_up), bodies
 
 
 def answer(*statuses: int) -> dict[str, Any]:
@@ -61,4 +64,9 @@ def test_a_request_whose_connection_was_cut_in_tls_is_sent_again_as_ambiguous() 
     cut = SSLError("N/A", "[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred", Exception())
     result, bodies = write([GOOD], [cut, answer(201)])
     assert result.indexed == 1
-    assert [b"external_gte" in body for body in bodies] == [False, True]
+    assert len(bodies) == 2 and bodies[0] == bodies[1]
+
+
+def test_what_nobody_wants_any_more_is_not_sent_again() -> None:
+    with pytest.raises(GivenUp):
+        write([GOOD], [answer(429)] * 3, given_up=True)

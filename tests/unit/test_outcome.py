@@ -71,15 +71,14 @@ def test_a_key_is_escaped_in_the_request() -> None:
     key = 'a"b\\c\né\U0001f600'
     line = action_line(key.encode(), 5)
     assert b"\n" not in line
-    assert line.startswith(b'{"index":{"_id":"a\\"b\\\\c\\n') and line.endswith(b'"version_type":"external"}}')
+    assert line.startswith(b'{"index":{"_id":"a\\"b\\\\c\\n') and line.endswith(b'"version_type":"external_gte"}}')
 
 
 def test_a_tombstone_is_a_versioned_delete_without_a_document() -> None:
     items = [Item(b"1", 7, b"{}", 0, 0), Item(b"2", 8, None, 0, 1)]
     assert body_of(items).split(b"\n") == [
-        b'{"index":{"_id":"1","version":7,"version_type":"external"}}',
+        b'{"index":{"_id":"1","version":7,"version_type":"external_gte"}}',
         b"{}",
-        b'{"delete":{"_id":"2","version":8,"version_type":"external"}}',
+        b'{"delete":{"_id":"2","version":8,"version_type":"external_gte"}}',
         b"",
     ]
-    assert b"external_gte" in body_of(items, resent=True)
