@@ -45,6 +45,7 @@ MAX_BATCH_BYTES: Final = 32 * 1024 * 1024
 _POLL_S: Final = 0.05
 _HELD_POLL_S: Final = 0.2
 _SAY_AFTER_S: Final = 2.0
+_QUICK_S: Final = 3.0  # well below the transaction's timeout; a commit may take a second for few keys, too
 _HELD: Final = "held while the index is validated"
 
 
@@ -126,7 +127,7 @@ class KeyReader:
         if ended is Step.SLOW:
             self._most = max(1, self._most // 4)
         elif ended is Step.DONE:
-            if time.monotonic() - started < 1:
+            if time.monotonic() - started < _QUICK_S:
                 self._most = min(MAX_KEYS, self._most * 2)
             self._reporter.count("keys", len(batch.keys))
             if len(self._rejected) > self._max_rejects:

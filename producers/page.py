@@ -18,7 +18,8 @@ from reshelve.producers.snapshot import SnapshotReader
 from reshelve.producers.transactor import TryAgain
 from reshelve.schemas.envelope import envelope_head, seal
 
-PAGE_SECONDS: Final = 0.5
+PAGE_SECONDS: Final = 0.5  # of reading: a commit takes as long for few rows, and must not make pages ever smaller
+MAX_PAGE_SECONDS: Final = 3.0  # with the commit: well below the transaction's timeout
 MAX_PAGE_ROWS: Final = 20_000
 MAX_PAGE_BYTES: Final = 32 * 1024 * 1024
 FIRST_PAGE_ROWS: Final = 1_000
@@ -32,12 +33,19 @@ class PageTooLarge(TryAgain):
         self.rows = rows
 
 
-def next_page_rows(rows: int, seconds: float, size: int, documents_per_second: float | None) -> int:
-    """How many rows the next page should have, so that it takes about `PAGE_SECONDS` and stays well under
-    `MAX_PAGE_BYTES`; under a limit no more than that limit passes in as long. At most doubles at a time."""
+def next_page_rows(
+    rows: int, seconds: float, size: int, documents_per_second: float | None, *, whole_seconds: float = 0.0
+) -> int:
+    """How many rows the next page should have, so that reading it takes about `PAGE_SECONDS` and it stays well under
+    `MAX_PAGE_BYTES`; under a limit no more than that limit passes in as long. At most doubles at a time.
+
+    seconds        that the rows took to be read and produced
+    whole_seconds  the same with snapshot, flush and commit: below `MAX_PAGE_SECONDS` they do not matter
+    """
     wanted: float = FIRST_PAGE_ROWS
     if rows:
-        wanted = rows * min(2.0, PAGE_SECONDS / max(seconds, 0.001))
+        share = min(PAGE_SECONDS / max(seconds, 0.001), MAX_PAGE_SECONDS / max(whole_seconds, 0.001))
+        wanted = rows * min(2.0, share)
     if size and rows:
         wanted = min(wanted, MAX_PAGE_BYTES / 2 / (size / rows))
     if documents_per_second is not None:
@@ -48,7 +56,7 @@ def next_page_rows(rows: int, seconds: float, size: int, documents_per_second: f
 @dataclass(slots=True)
 class Page:
     """What a page held. rows = documents + left_out + rejected; size is the documents' bytes of JSON, last the last
-    key, and more says that the segment goes on behind it."""
+    key, and more says that the segment goes on behind it. seconds: what reading and producing the rows took."""
 
     rows: int = 0
     documents: int = 0
@@ -58,6 +66,7 @@ class Page:
     checksum: int = 0
     last: bytes = b""
     more: bool = False
+    seconds: float = 0.0
 
 
 class PageProducer:

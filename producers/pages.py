@@ -135,11 +135,13 @@ class PageReader:
     def _read_page(self, message: Message, task: PageTask) -> Page:
         producer = self._transactor.begin()
         with self._source.snapshot() as snapshot:
+            began = time.monotonic()
             try:
                 page = self._page.produce(producer, task, snapshot.version, self._page_rows())
             except PageTooLarge as error:
                 self._rows = max(1, error.rows // 2)
                 raise
+            page.seconds = time.monotonic() - began
         self._source.await_durable(snapshot, self._reporter.waiting)
         high = split_key(page.last.decode(), self._columns) if page.more else task.end
         receipt = Receipt(
@@ -163,7 +165,9 @@ class PageReader:
         self._reporter.count("bytes", page.size)
         if page.rejected:
             self._reporter.count("rejected", page.rejected)
-        self._rows = next_page_rows(page.rows, seconds, page.size, self._throttle.documents_per_second)
+        self._rows = next_page_rows(
+            page.rows, page.seconds, page.size, self._throttle.documents_per_second, whole_seconds=seconds
+        )
         self._check_rejects()
 
     def _page_rows(self) -> int:

@@ -3,7 +3,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reshelve.producers.page import FIRST_PAGE_ROWS, MAX_PAGE_BYTES, MAX_PAGE_ROWS, PAGE_SECONDS, next_page_rows
+from reshelve.producers.page import (
+    FIRST_PAGE_ROWS,
+    MAX_PAGE_BYTES,
+    MAX_PAGE_ROWS,
+    MAX_PAGE_SECONDS,
+    PAGE_SECONDS,
+    next_page_rows,
+)
 from reshelve.transform import TransformFailed, apply_transform
 
 _ROWS = st.integers(1, MAX_PAGE_ROWS)
@@ -41,6 +48,12 @@ def test_a_steady_source_settles_on_the_time_wanted() -> None:
     for _ in range(20):
         rows = next_page_rows(rows, rows / 30_000, rows * 100, None)
     assert rows == 30_000 * PAGE_SECONDS
+
+
+def test_a_slow_commit_makes_pages_no_smaller() -> None:
+    """Else those of a slow broker would end at one row each, and the copy never."""
+    assert next_page_rows(100, 0.01, 0, None, whole_seconds=2 * PAGE_SECONDS) == 200
+    assert next_page_rows(100, 0.01, 0, None, whole_seconds=2 * MAX_PAGE_SECONDS) == 50
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(), st.lists, max_leaves=8))
