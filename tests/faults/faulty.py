@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from pipeline import Pipeline, Result
 
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 
 
 def wait_for(what: str, condition: Callable[[], bool], timeout: float = PATIENCE_S) -> None:

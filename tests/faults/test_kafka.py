@@ -52,7 +52,7 @@ def test_of_two_page_readers_of_one_name_one_stops(victims: Victims, search: Ope
     wait_for("one of them stops", lambda: any(reader.poll() is not None for reader in readers))
     (stopped,) = (reader for reader in readers if reader.poll() is not None)
     result = victim.finish(stopped).expect(3)
-    assert "page reader same was fenced off" in result.stderr
+    assert "pages worker same was fenced off" in result.stderr
     victim.finish(run).expect(0)
     victim.assert_equal(search)
     for reader in readers:  # a worker that was started by hand ends with its run
