@@ -143,14 +143,19 @@ class Run:
         self._watch.until(lambda now: all(now.key_positions.get(p, 0) >= end for p, end in ends.items()))
 
     def _index(self) -> None:
-        """Up to where the topic ends now: with live changes it never ends."""
+        """Up to where the topic ends now: with live changes it never ends. With those every partition has an applied
+        clock then: else it could not be said as of when the topic, held, is validated."""
         self._watch.enter("index")
         context = self._context
         ends = self._watch.beside(
             lambda: context.cluster.written_ends(context.run.topic("documents"), context.partitions)
         )
-        progress = self._watch.until(lambda now: all(now.committed.get(p, 0) >= end for p, end in ends.items()))
-        self._watch.record("drained", progress.as_dict())
+
+        def indexed(now: Progress) -> bool:
+            clocked = not self._followed or now.applied_version is not None
+            return clocked and all(now.committed.get(p, 0) >= end for p, end in ends.items())
+
+        self._watch.record("drained", self._watch.until(indexed).as_dict())
 
     def _catch_up(self) -> None:
         self._watch.enter("catchup")
