@@ -60,11 +60,8 @@ def summary(facts: Facts) -> str:
         ("", f"cities: {written.vanished:,} vanished, {written.returned:,} came back, {written.founded:,} founded"),
         ("", f"{written.renamed:,} countries renamed, and with them {written.renamed_cities:,} cities' documents"),
         ("", f"the last of them searchable {compared.caught_up_seconds:.1f} s later"),
-        (
-            "compared",
-            f"{compared.documents:,} whole documents with the source, behind the last write:"
-            f" {compared.missing:,} missing, {compared.extra:,} resurrected, {compared.different:,} different",
-        ),
+        ("compared", f"{compared.documents:,} whole documents with the source, after the last write:"),
+        ("", f"{compared.missing:,} missing, {compared.extra:,} resurrected, {compared.different:,} different"),
         ("report", v2.report),
     ]
     lines = ["", "What happened", *(f"  {name:<12}{text}" for name, text in rows), ""]
