@@ -56,6 +56,6 @@ def test_a_table_that_is_truncated_meanwhile_ends_the_run(docs: Docs, opensearch
     p.execute("truncate docs")
     error = p.finish(process).expect(3).json["error"]
     assert error["code"] == "source" and error["role"] in ("pages", "tailer")
-    assert "table public.docs was truncated, rewritten or altered since the plan" in error["why"]
+    assert "truncate" in error["why"].lower()  # by the catalog or by the log: whoever comes first
     changed = p.run("--json").expect(3).json["error"]
     assert "tables" in changed["why"] and "--new" in changed["remedy"]
