@@ -33,7 +33,7 @@ else
 endif
 
 check: lint
-	$(BIN)/python -m pytest tests/unit $(ARGS)
+	$(BIN)/python -m pytest tests/unit tests/model $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -101,7 +101,7 @@ class Index:
         request.wrote |= answer.error is None
         request.answers[number] = answer
         if request.orphan:
-            self.flush()  # assumed: see docs/decisions/0009
+            self.flush()  # assumed: see docs/decisions/0015
         what = "delete" if item.value is None else f"index {item.value}"
         return f"the index: {what} {show(item)} -> {answer.status}" + (" (from a dead indexer)" * request.orphan)
 

@@ -5,7 +5,7 @@ found out when any one of the protections is taken away.
     RESHELVE_MODEL_SEED=123 pytest tests/model -k VERSION_CHECK  the same without a protection
     RESHELVE_MODEL_SCHEDULES=1000000 pytest tests/model -k every goes through more of them
 
-What is modelled and what is not: docs/decisions/0009-live-changes-by-a-model.md.
+What is modelled and what is not: docs/decisions/0015-live-changes-by-a-model.md.
 """
 
 from __future__ import annotations
