@@ -69,8 +69,8 @@ class _Killer:
     def _kill_one(self, stage: str, shares: dict[str, int]) -> None:
         roles = [role for role, share in shares.items() if share and role != "run"]
         workers = [(role, worker) for role in roles for worker in self._victim.workers(self.run, role)]
-        # `run` now and then, and once before it has any workers.
-        if shares["run"] and (self._dice.random() < 0.1 if workers else not self.killed):
+        # `run` now and then, once before it has any workers, and when all of them have had their share.
+        if shares["run"] and (self._dice.random() < 0.1 if workers else not (self.killed and roles)):
             role = "run"
             self.run = self._run_again()
         elif workers:
