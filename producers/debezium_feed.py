@@ -11,7 +11,7 @@ import psycopg
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from reshelve.errors import SourceRefused
-from reshelve.kafka import KafkaCluster, is_transient, refusal
+from reshelve.kafka import KafkaCluster, may_pass, refusal
 from reshelve.kafka_errors import place_lost
 from reshelve.model import RunId
 from reshelve.producers.changes import Change, history_broken
@@ -162,7 +162,7 @@ class DebeziumFeed:
                 self._passage.read((topic, partition), offset)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                 raise place_lost(error, "of the run's tailer", str(topic), self._where)
-            elif not is_transient(error):
+            elif not may_pass(error):
                 raise refusal(error, "cannot read the connector's topics", self._where)
             return
         value = message.value()

@@ -45,6 +45,7 @@ from reshelve.validator.recomputation import recompute
 from reshelve.validator.verdict import Validation
 
 _CUTOVER_RETRY_S: Final = 2.0
+_SAY_S: Final = 60.0
 _REST_S: Final = 2.0  # without a new record: key readers that are told to hold have done their last batch
 
 
@@ -82,7 +83,16 @@ class Run:
             raise
         finally:
             watch.close()
+            self._warn_of_slot()
         return self._state
+
+    def _warn_of_slot(self) -> None:
+        """What a run that has not come to its end leaves growing."""
+        slot = self._state.facts.get("slot", {}).get("slot")
+        if slot and self._context.plan.changes.mode == "replication" and "slot_dropped" not in self._state.facts:
+            run = self._context.run
+            ends = f"`reshelve retire {run}`" if self._state.following else f"`reshelve clean {run}`"
+            self._watch.observer.say(f"slot {slot} keeps the source's WAL until the run goes on; {ends} drops it")
 
     def _go(self) -> None:
         if self._state.following:
@@ -171,7 +181,26 @@ class Run:
             behind, applied = now.seconds_behind, now.applied_version
             return behind is not None and behind < limit and applied is not None and applied >= version
 
-        self._watch.until(close)
+        self._watch.until(self._impatient(close))
+
+    def _impatient(self, close: Callable[[Progress], bool]) -> Callable[[Progress], bool]:
+        """Says now and then why it may take for ever."""
+        said, limit = time.monotonic(), self._context.spec.limits.documents_per_second
+
+        def judged(now: Progress) -> bool:
+            nonlocal said
+            if time.monotonic() - said > _SAY_S:
+                said = time.monotonic()
+                behind = "not known yet" if now.seconds_behind is None else f"{now.seconds_behind:.0f} s"
+                why = (
+                    ""
+                    if limit is None
+                    else f"; does the source change faster than limits.documents_per_second, {limit:g}?"
+                )
+                self._watch.observer.say(f"still catching up: behind {behind}{why}")
+            return close(now)
+
+        return judged
 
     def _create(self) -> None:
         context, plan, run = self._context, self._context.plan, self._context.run
