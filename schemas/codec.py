@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 import fastavro
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
-from reshelve.model import Bound, KeyTask, PageTask, Receipt, Watermark
+from reshelve.model import Bound, DriftedKey, KeyTask, PageTask, Receipt, Watermark
 
 _MARKER: Final = b"\xc3\x01"
 PREFIX_BYTES: Final = 10
@@ -64,6 +64,7 @@ COUNTERS: Final = Schema("counters.avsc")
 CHECK_TASK: Final = Schema("check_task.avsc")
 CHECK_RESULT: Final = Schema("check_result.avsc")
 EVENT: Final = Schema("event.avsc")
+DRIFT: Final = Schema("drift.avsc")
 
 
 @cache
@@ -79,6 +80,7 @@ def _by_prefix() -> dict[bytes, Schema]:
         CHECK_TASK,
         CHECK_RESULT,
         EVENT,
+        DRIFT,
     )
     return {schema.prefix: schema for schema in known}
 
@@ -150,3 +152,14 @@ def encode_watermark(mark: Watermark) -> bytes:
 def decode_watermark(data: bytes) -> Watermark:
     """Raises CodecError."""
     return Watermark(**WATERMARK.decode(data))
+
+
+def encode_drifted_key(one: DriftedKey) -> bytes:
+    """The record's value; its key is the document key."""
+    fields = {"check": one.check, "level": one.level, "drift": one.drift}
+    return DRIFT.encode(fields | {"expected": one.expected, "found": one.found})
+
+
+def decode_drifted_key(key: bytes, data: bytes) -> DriftedKey:
+    """Raises CodecError."""
+    return DriftedKey(key.decode("utf-8", "replace"), **DRIFT.decode(data))

@@ -174,6 +174,24 @@ class Watermark:
 
 
 @dataclass(frozen=True, slots=True)
+class DriftedKey:
+    """A key whose document is not what it should be, as a check found it.
+
+    drift     missing, extra, stale, different or foreign
+    level     how it was found: checksums (or counts), samples, full
+    expected  version that should be there; None: no document should, or it is not known
+    found     version that is there; None: none is
+    """
+
+    key: str
+    check: str
+    level: str
+    drift: str
+    expected: int | None
+    found: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A key range of the plan: keys after `low`, up to and including `high`."""
 
@@ -234,7 +252,7 @@ class RunId:
         return f"reshelve.{self.reindex}.{self.name}."
 
     def topic(self, name: str) -> str:
-        """The run's topic: pages, changes, documents, rejects, progress, checks or control."""
+        """The run's topic: pages, changes, documents, rejects, progress, checks, drift or control."""
         return self.prefix + name
 
     def group(self, role: str) -> str:

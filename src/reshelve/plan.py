@@ -193,6 +193,7 @@ def plan_topics(run: RunId, spec: Spec) -> tuple[Topic, ...]:
         Topic(run.topic("rejects"), 1, large),
         Topic(run.topic("progress"), 1, kept),
         Topic(run.topic("checks"), partitions, kept),
+        Topic(run.topic("drift"), partitions, kept),
         Topic(run.topic("control"), 1, kept),
     )
 

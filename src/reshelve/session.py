@@ -101,6 +101,29 @@ def attach_follower(cluster: KafkaCluster, run: str, stop: threading.Event, repo
     return Session(context, state, journal, lease, True)
 
 
+def attach_beside(cluster: KafkaCluster, run: str, purpose: str, report: Callable[[str], None]) -> Session:
+    """Do something with the index of a run that has completed, beside whoever follows it or builds a newer one.
+
+    purpose  one process at a time does that ("repair")
+    Raises LeaseHeld, UsageError when the run has not completed or is cleaned up, SpecError."""
+    state, context = load_context(cluster, run)
+    if "completed" not in state.facts or state.cleaned:
+        raise UsageError(
+            f"run {state.run} has no index to {purpose}",
+            why="its topics are gone" if state.cleaned else f"it is {state.state} in stage {state.stage}",
+            remedy="name a run that has completed: `reshelve runs` lists them",
+        )
+    lease = Lease(cluster, f"{state.run}.{purpose}")
+    lease.take(report)
+
+    def waiting(why: str) -> bool:
+        report(why)
+        return False
+
+    journal = JournalWriter(cluster, state.run, shared=True, still_leader=lease.confirm, waiting=waiting)
+    return Session(context, state, journal, lease, True)
+
+
 def follower_lease(cluster: KafkaCluster, run: RunId, report: Callable[[str], None]) -> Lease:
     """The lease of following that run, taken. Raises LeaseHeld."""
     lease = Lease(cluster, str(run))

@@ -373,6 +373,35 @@ def _bytes(value: object) -> object:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
+class Queries(_Section):
+    """Searches whose answers are compared, old index against new."""
+
+    file: Text = Field(
+        description="File with searches, one JSON object a line: `name`, and `body` as `_search` takes it; relative "
+        "to the spec."
+    )
+    k: Annotated[int, Field(ge=1, le=1000), _NUMBER] = Field(
+        default=10, description="How many of the first hits are compared. 10: a first page of results."
+    )
+    min_overlap: Annotated[float, Field(ge=0, le=1), _NUMBER] | None = Field(
+        default=None,
+        description="Share of the first k hits that both indexes must have in common, on average over the searches. "
+        "Null: shown, but no gate; a new mapping is often meant to find something else.",
+    )
+    min_rbo: Annotated[float, Field(ge=0, le=1), _NUMBER] | None = Field(
+        default=None,
+        description="Rank-biased overlap (p = 0.9) that must be reached on average. Null: shown, but no gate.",
+    )
+
+    @field_validator("file")
+    @classmethod
+    def _queries_beside_the_spec(cls, value: str, info: ValidationInfo) -> str:
+        path = Path((info.context or {}).get("folder", "")) / value
+        if not path.is_file():
+            raise ValueError(f"no such file: {path}")
+        return str(path)
+
+
 class Validation(_Section):
     """How the result is proven before it is swapped in."""
 
@@ -387,6 +416,14 @@ class Validation(_Section):
         default=200,
         description="Whole documents compared per partition, source against index. 200: a fault in 1.5 % "
         "of the documents is found with 95 % certainty in each partition. 0: none.",
+    )
+    full: bool = Field(
+        default=False,
+        description="Whether every document is compared whole, source against index. False: checksums and samples "
+        "prove the same but for documents that were wrong when they were read; it takes about as long as the copy.",
+    )
+    queries: Queries | None = Field(
+        default=None, description="Real searches to compare, old index against new. Null: none."
     )
 
 
@@ -480,6 +517,9 @@ class Spec(_Section):
             opensearch["ca_certs"] = os.path.relpath(opensearch["ca_certs"], self._folder)
         if opensearch["password"] is not None:
             opensearch["password"] = MASK
+        if data["validation"]["queries"] is not None:
+            queries = data["validation"]["queries"]
+            queries["file"] = os.path.relpath(queries["file"], self._folder)
         config = data["kafka"]["config"]
         data["kafka"]["config"] = _masked(config)
         if data["changes"]["debezium"] is not None:
