@@ -17,13 +17,15 @@ from reshelve.validator.credentials import credentials
 from reshelve.validator.tasks import CheckResult, CheckTask, Scope, decode
 from reshelve.validator.verdict import PartitionVerdict, Validation
 
-_SCOPE = Scope(expires=1.5, index="cities-1", pit="abc", slices=2, buckets=256, counts=True, checksums=False, samples=3)
-_TASK = CheckTask("check", "partition", 3, _SCOPE, "AAAA", 17)
+_SCOPE = Scope(1.5, "cities-1", "abc", 2, (7, 17), (9, 17), True, 256, counts=True, checksums=False, samples=3)
+_TASK = CheckTask("check", "partition", 3, _SCOPE, "AAAA")
+_RANGE = CheckTask("check", "range", 4, _SCOPE, low=("1", "2"), high=("3",))
 _RESULT = CheckResult("check", "target", 0, "host/1", 0.5, {"sums": ["AAAA"]})
 
 
 def test_task_and_result_travel_in_one_topic() -> None:
     assert decode(_TASK.encode()) == _TASK
+    assert decode(_RANGE.encode()) == _RANGE
     assert decode(_RESULT.encode()) == _RESULT
     assert (_TASK.key, _RESULT.key) == (b"partition/3", b"target/0")
 

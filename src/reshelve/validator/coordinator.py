@@ -108,6 +108,9 @@ class _Check:
                 index=point.index,
                 pit=point.id,
                 slices=point.slices,
+                settled=tuple(ends[n] for n in range(partitions)),
+                written=tuple(ends[n] for n in range(partitions)),
+                live=self.context.plan.changes.followed,
                 buckets=buckets_for(partitions),
                 counts=asked.counts == "exact",
                 checksums=asked.checksums,
@@ -120,7 +123,7 @@ class _Check:
                 sums = _by_partition([one.data["sums"] for one in self._have_done(slices, point)])
                 texts = [one.encode() for one in sums]
             self.report(f"validating: {partitions} partitions against the index, {scope.samples} samples each")
-            tasks = [CheckTask(self.name, "partition", n, scope, text, ends[n]) for n, text in enumerate(texts)]
+            tasks = [CheckTask(self.name, "partition", n, scope, text) for n, text in enumerate(texts)]
             return tuple(PartitionVerdict.from_dict(one.data) for one in self._have_done(tasks, point))
 
     @contextmanager

@@ -59,6 +59,35 @@ class PartitionVerdict:
 
 
 @dataclass(frozen=True, slots=True)
+class RangeVerdict:
+    """What was found in one key range of the source, or (extras) in one slice of the index.
+
+    documents  compared whole; of a slice: keys of the index that the source was asked for
+    drift      number of keys in each class; exact
+    drifted    (key, class) of the first of them
+    pending    keys that differ, and whose change is still under way after all attempts: not judged
+    """
+
+    number: int
+    documents: int
+    drift: Mapping[Drift, int] = field(default_factory=dict)
+    drifted: tuple[tuple[str, Drift], ...] = ()
+    pending: int = 0
+
+    @property
+    def clean(self) -> bool:
+        return not any(self.drift.values())
+
+    def as_dict(self, keep: int | None = None) -> dict[str, Any]:
+        """Plain JSON; with `keep`, no more drifted keys than that."""
+        return asdict(self) | {"drift": dict(self.drift), "drifted": [list(pair) for pair in self.drifted[:keep]]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RangeVerdict:
+        return cls(**(dict(data) | {"drifted": tuple((key, drift) for key, drift in data["drifted"])}))
+
+
+@dataclass(frozen=True, slots=True)
 class Validation:
     """What a check found.
 
