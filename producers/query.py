@@ -44,14 +44,16 @@ class SourceQuery:
 
     def keys(self, keys: Sequence[tuple[str, ...]], max_bytes: int) -> tuple[sql.Composed, dict[str, Any]]:
         """The rows of the keys given, in no order; a key that has no row yields none."""
-        arrays = sql.SQL(", ").join(
-            sql.SQL("%({})s::text[]::{}[]").format(sql.SQL(f"keys{i}"), sql.SQL(column.type))
-            for i, column in enumerate(self.key)
-        )
-        columns = sql.SQL(", ").join(self._column(k) for k in self.key)
-        condition = sql.SQL("({}) in (select * from unnest({}))").format(columns, arrays)
-        parameters: dict[str, Any] = {f"keys{i}": [key[i] for key in keys] for i in range(len(self.key))}
+        condition, parameters = self._among(keys)
         return self._rows(condition, sql.SQL("")), parameters | {"max_bytes": max_bytes}
+
+    def present(self, keys: Sequence[tuple[str, ...]]) -> tuple[sql.Composed, dict[str, Any]]:
+        """Only the document keys (one column) of those that have a row: nothing is built."""
+        condition, parameters = self._among(keys)
+        statement = sql.SQL("select {} from {} where {} and {}").format(
+            self._key_text(), self._from(), self._scope(), condition
+        )
+        return statement, parameters
 
     def null_key(self) -> sql.Composed:
         """Whether a row in scope has a key column that is NULL: no comparison finds such a row. Where the column is
@@ -85,6 +87,16 @@ class SourceQuery:
 
     def _scope(self) -> sql.Composable:
         return sql.SQL("(\n{}\n)").format(sql.SQL(self.where.replace("%", "%%"))) if self.where else sql.SQL("true")
+
+    def _among(self, keys: Sequence[tuple[str, ...]]) -> tuple[sql.Composed, dict[str, Any]]:
+        """That a row's key is one of these."""
+        arrays = sql.SQL(", ").join(
+            sql.SQL("%({})s::text[]::{}[]").format(sql.SQL(f"keys{i}"), sql.SQL(column.type))
+            for i, column in enumerate(self.key)
+        )
+        columns = sql.SQL(", ").join(self._column(k) for k in self.key)
+        parameters: dict[str, Any] = {f"keys{i}": [key[i] for key in keys] for i in range(len(self.key))}
+        return sql.SQL("({}) in (select * from unnest({}))").format(columns, arrays), parameters
 
     def _column(self, column: KeyColumn) -> sql.Composed:
         return sql.SQL("q.{}").format(sql.Identifier(column.name))

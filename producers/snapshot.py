@@ -214,6 +214,12 @@ class SnapshotReader:
         statement, parameters = self._query.keys(keys, self._max_bytes)
         return self._stream(statement, parameters)
 
+    def present(self, keys: Sequence[tuple[str, ...]]) -> Generator[bytes, None, None]:
+        """Of the keys given those that have a row, as document keys. To be used inside `snapshot()`."""
+        statement, parameters = self._query.present(keys)
+        for (key,) in self.session().cursor(binary=True).stream(statement, parameters, size=_CHUNK_ROWS):
+            yield key
+
     def has_null_key(self) -> bool:
         """Whether a row in scope can't be found by key, because that is NULL. To be used inside `snapshot()`."""
         row = self.session().execute(self._query.null_key(), {}).fetchone()
