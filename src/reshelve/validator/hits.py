@@ -15,7 +15,9 @@ from decimal import Decimal
 from typing import Any, Final
 
 from opensearchpy import OpenSearch
+from opensearchpy.exceptions import TransportError
 
+from reshelve.consumers.opensearch import refusal
 from reshelve.errors import TargetRefused, Unreachable
 from reshelve.model import MAX_ID_BYTES
 from reshelve.validator.compare import digest_value, parse
@@ -51,6 +53,14 @@ def compare_batch(client: OpenSearch, index: str, expected: Mapping[bytes, bytes
     texts = [key.decode() for key in expected if 0 < len(key) <= MAX_ID_BYTES]
     text = search_ids(client, index, texts) if texts else ""
     return compare_answer(text, expected, version, index)
+
+
+def refresh(client: OpenSearch, index: str) -> None:
+    """Have the index show what it holds. Raises ReshelveError."""
+    try:
+        client.indices.refresh(index=index)
+    except TransportError as error:
+        raise refusal(error, "cannot read the index", index) from error
 
 
 def search_ids(client: OpenSearch, index: str, ids: Sequence[str]) -> str:

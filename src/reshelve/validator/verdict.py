@@ -63,6 +63,7 @@ class RangeVerdict:
     """What was found in one key range of the source, or (extras) in one slice of the index.
 
     documents  compared whole; of a slice: keys of the index that the source was asked for
+    found      how many of them the index has, with whatever content
     drift      number of keys in each class; exact
     drifted    (key, class) of the first of them
     pending    keys that differ, and whose change is still under way after all attempts: not judged
@@ -70,6 +71,7 @@ class RangeVerdict:
 
     number: int
     documents: int
+    found: int = 0
     drift: Mapping[Drift, int] = field(default_factory=dict)
     drifted: tuple[tuple[str, Drift], ...] = ()
     pending: int = 0
