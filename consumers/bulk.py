@@ -139,8 +139,8 @@ class BulkWriter:
 
     def reject(self, item: Item, kind: str, why: str) -> Reject:
         return Reject(
-            item.key.decode(), item.document, "index", kind, why, self._topic, item.partition, item.offset
-        )  # fmt: skip
+            item.key.decode(), item.document, "index", kind, why, self._topic, item.partition, item.offset, item.version
+        )
 
 
 @dataclass(slots=True)

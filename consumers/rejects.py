@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from reshelve.consumers.bulk import Stopped
+from reshelve.consumers.reject_ledger import RejectLedger
 from reshelve.kafka import KafkaCluster, header_items, refusal
 from reshelve.model import RunId
 from reshelve.reporter import Reporter
-from reshelve.schemas.reject import Reject
+from reshelve.schemas.reject import Reject, Resolution, read_record
+
+_FLUSH_S: Final = 5.0
 
 
 class RejectWriter:
@@ -48,17 +52,40 @@ class RejectWriter:
             self._errors.append(error)
 
 
-def read_rejects(cluster: KafkaCluster, run: RunId) -> Iterator[Reject]:
-    """Every reject of the run, oldest first; a redelivered document may be there more than once.
-
-    Raises ReshelveError."""
+def read_rejects(cluster: KafkaCluster, run: RunId, start: int = 0) -> Iterator[tuple[Reject | Resolution, int, int]]:
+    """Every record of `rejects` from an offset on, oldest first, with when it was written (milliseconds since 1970
+    UTC) and its offset. A redelivered document may be there more than once. Raises ReshelveError."""
+    topic = run.topic("rejects")
     try:
-        for message in cluster.read(run.topic("rejects"), [0]):
-            yield Reject.of(message.key() or b"", message.value(), header_items(message))
+        for message in cluster.read(topic, [0], starts={0: start}):
+            record = read_record(message.key() or b"", message.value(), header_items(message))
+            yield record, message.timestamp()[1], message.offset() or 0
     except KafkaException as error:
         raise refusal(error, "cannot read the rejects", cluster.bootstrap) from None
 
 
-def count_rejects(cluster: KafkaCluster, run: RunId) -> int:
-    """The number of rejected documents: distinct keys."""
-    return len({reject.key for reject in read_rejects(cluster, run)})
+def read_ledger(cluster: KafkaCluster, run: RunId) -> RejectLedger:
+    """The newest word about each rejected key. Raises ReshelveError."""
+    ledger = RejectLedger()
+    for record, at, place in read_rejects(cluster, run):
+        ledger.take(record, at, place)
+    return ledger
+
+
+def write_resolutions(
+    cluster: KafkaCluster, run: RunId, resolutions: Iterable[Resolution], waiting: Callable[[str], None]
+) -> None:
+    """Returns when the brokers have them. `waiting` is told what it waits for, and ends it by raising.
+
+    Raises ReshelveError."""
+    failures: list[KafkaError] = []
+    producer = cluster.producer({"message.timeout.ms": 0})
+    for one in resolutions:
+        producer.produce(
+            run.topic("rejects"), None, one.key.encode(), headers=one.headers(),
+            on_delivery=lambda error, _: failures.append(error) if error else None,
+        )  # fmt: skip
+    while left := producer.flush(_FLUSH_S):
+        waiting(f"Kafka ({cluster.bootstrap}): {left} resolutions of rejects are not acknowledged")
+    if failures:
+        raise refusal(failures[0], "cannot write resolutions of rejects", cluster.bootstrap)

@@ -198,7 +198,7 @@ class KeyReader:
                         remedy="make the query return one row for each key (a join that multiplies rows?)",
                     )
                 there.add(key)
-                shaped = self._shaper.shape(producer, key, source_document, length)
+                shaped = self._shaper.shape(producer, key, source_document, length, version)
                 if isinstance(shaped, bytes):
                     produce_when_free(producer, self._documents, seal(head, shaped), key)
                 elif shaped is Shaped.LEFT_OUT:

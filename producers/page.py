@@ -105,7 +105,7 @@ class PageProducer:
                 last = key
                 rows += 1
                 if source_document is None or transform is not None:
-                    shaped = self._shaper.shape(producer, key, source_document, size)
+                    shaped = self._shaper.shape(producer, key, source_document, size, version)
                     if not isinstance(shaped, bytes):
                         page.rejected += shaped is Shaped.REJECTED
                         page.left_out += shaped is Shaped.LEFT_OUT

@@ -32,34 +32,36 @@ class Shaper:
         self.transform, self._max_bytes = transform, max_document_bytes
         self._rejects = run.topic("rejects")
 
-    def shape(self, producer: Producer, key: bytes, source_document: bytes | None, size: int) -> bytes | Shaped:
+    def shape(
+        self, producer: Producer, key: bytes, source_document: bytes | None, size: int, version: int
+    ) -> bytes | Shaped:
         """The document, or why there is none; a reject is produced. `source_document` is None, and `size` its bytes,
-        where it is so large that it never left the database."""
+        where it is so large that it never left the database. `version`: of the snapshot."""
         if source_document is None:
-            return self._reject(producer, self._too_large(key, size))
+            return self._reject(producer, self._too_large(key, size, version))
         if self.transform is None:
             return one_line(source_document)
         try:
             document = apply_transform(self.transform, source_document)
         except TransformFailed as error:
-            return self._reject(
-                producer, Reject(key.decode(), source_document, "transform", "TransformFailed", str(error))
-            )
+            failed = Reject(key.decode(), source_document, "transform", "TransformFailed", str(error), version=version)
+            return self._reject(producer, failed)
         if document is None:
             return Shaped.LEFT_OUT
         if len(document) > self._max_bytes:
-            return self._reject(producer, self._too_large(key, len(document)))
+            return self._reject(producer, self._too_large(key, len(document), version))
         return document
 
     def _reject(self, producer: Producer, reject: Reject) -> Shaped:
         produce_when_free(producer, self._rejects, reject.document, reject.key.encode(), headers=reject.headers())
         return Shaped.REJECTED
 
-    def _too_large(self, key: bytes, size: int) -> Reject:
+    def _too_large(self, key: bytes, size: int, version: int) -> Reject:
         return Reject(
             key.decode(), None, "read", "DocumentTooLarge",
             f"the document has {size} bytes; kafka.max_document_bytes (and with it the topic's max.message.bytes)"
             f" allows {self._max_bytes}",
+            version=version,
         )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ import psycopg
 from reshelve.applied import Applied
 from reshelve.consumers import generation
 from reshelve.consumers.generation import Health
-from reshelve.consumers.rejects import count_rejects
+from reshelve.consumers.reject_picture import look_at_rejects
 from reshelve.context import RunContext
 from reshelve.errors import TargetRefused, Unreachable
 from reshelve.gates import Following, require_open, standing
@@ -50,12 +50,15 @@ def gather(
     documents, partitions = run.topic("documents"), context.partitions
     followed = plan.changes.followed
     previous = plan.previous_index
+    rejects = look_at_rejects(cluster, run, context.opensearch, plan.index, partitions)
     return GateFacts(
         tiling=tiling,
         ends=cluster.stable_ends(documents, partitions) if not followed else live.ends if live else {},
         positions=cluster.committed(run.group("indexer"), documents, partitions),
         validation=validation,
-        rejects=count_rejects(cluster, run),
+        rejects=len(rejects.open),
+        waivers=rejects.waivers,
+        redriven=rejects.redriven,
         recomputed=recompute(context, report) if not followed else live.recomputed if live else None,
         index=plan.index,
         created_uuid=created_uuid,

@@ -81,7 +81,9 @@ class GateFacts:
     positions      offset that the indexers have committed for each partition of `documents`; None: none
     ends           its last stable offset; with live changes that of the validation
     recomputed     None: with live changes, before the validation
-    rejects        rejected documents
+    rejects        open ones: rejected documents that were neither redriven nor waived, nor superseded
+    waivers        who waived how many, and why; empty when nothing is waived
+    redriven       rejects that were read again and accepted: the receipts do not count them
     created_uuid   of the index when this run created it; found_uuid: now (None: it is gone)
     alias          what the public alias' name stands for now; previous_index: what it was planned to leave
     previous_uuid  of the previous index when planned; found_previous_uuid: now
@@ -102,6 +104,8 @@ class GateFacts:
     previous_uuid: str | None
     found_previous_uuid: str | None
     following: Following | None = None
+    waivers: str = ""
+    redriven: int = 0
 
     @property
     def undrained(self) -> dict[int, int]:
@@ -154,10 +158,10 @@ def _drained(facts: GateFacts) -> Gate:
 def _rejects(facts: GateFacts) -> Gate:
     return Gate(
         "rejects empty",
-        f"{facts.rejects:,}",
-        "0",
+        "; ".join(filter(None, (f"{facts.rejects:,}", facts.waivers))),
+        "0 that are not waived",
         facts.rejects == 0,
-        "list them with `reshelve rejects`, correct the documents or the mapping, then start a new run",
+        "list them with `reshelve rejects list`, correct the cause and redrive them, or waive them by name",
     )
 
 
@@ -175,13 +179,14 @@ def _validation(facts: GateFacts) -> Gate:
 def _recomputation(facts: GateFacts) -> Gate:
     found, tiling = facts.recomputed, facts.tiling
     name, remedy = "counts and checksums, recomputed", "`reshelve validate` lists the differences by key and class"
-    threshold = "receipts, topic and index agree" if facts.following is None else "topic and index agree"
+    by_receipts = facts.following is None and not facts.redriven
+    threshold = "receipts, topic and index agree" if by_receipts else "topic and index agree"
     if found is None:
         return Gate(name, "none", threshold, False, "run again: it validates first")
     topic, index = (found.topic_documents, found.topic_checksum), (found.target_documents, found.target_checksum)
     problems = []
-    # Later versions and tombstones, once changes are followed: the receipts know the copy only.
-    if facts.following is None and topic != (tiling.documents, tiling.checksum):
+    # Later versions and tombstones, once changes are followed or rejects redriven: the receipts know the copy only.
+    if by_receipts and topic != (tiling.documents, tiling.checksum):
         problems.append(f"receipts say {tiling.documents:,} documents, checksum {tiling.checksum:016x}")
     if found.differing:
         problems.append(f"partitions that differ: {', '.join(map(str, found.differing))}")

@@ -11,14 +11,16 @@ from typing import Any, Final
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
 from reshelve.applied import Applied, oldest, seconds_behind
+from reshelve.consumers.reject_ledger import RejectLedger
 from reshelve.context import RunContext
 from reshelve.errors import AccessRefused, BlockedError
-from reshelve.kafka import refusal
+from reshelve.kafka import header_items, refusal
 from reshelve.model import Receipt
 from reshelve.offsets import Offsets, lacking, read_offsets
 from reshelve.rates import Rate, RateMeter
 from reshelve.receipts import Tiling, tile
 from reshelve.schemas.codec import COUNTERS, RECEIPT, CodecError, decode_receipt, schema_of
+from reshelve.schemas.reject import read_record
 
 _OFFSETS_EVERY_S: Final = 1.0
 _OFFSETS_TIMEOUT_S: Final = 5.0  # brokers that are away must not keep a Ctrl-C waiting
@@ -32,7 +34,7 @@ class Progress:
 
     committed, ends  of `documents`, by partition: what the indexers have durably passed, and how far it is written.
                      When the receipts tile, the ends were read after that: they count every document of the copy
-    rejects          rejected documents: distinct keys
+    rejects          rejected documents: distinct keys that were neither redriven nor waived
     workers          newest report of each living worker
     waiting          why somebody waits
     copied_ends      `ends` when the receipts were first seen to tile; empty before. What lies behind are changes
@@ -165,7 +167,7 @@ class ProgressReader:
         self._workers: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {}
         self._offsets = Offsets()
         self._copied_ends: dict[int, int] = {}
-        self._rejected: set[bytes] = set()
+        self._rejected = RejectLedger()
         self._offsets_at = self._topics_at = 0.0
         self._missing: set[str] = set()
         self._gone: set[str] = set()
@@ -197,7 +199,7 @@ class ProgressReader:
             self._tiling,
             self._offsets.committed,
             self._offsets.ends,
-            len(self._rejected),
+            self._rejected.unresolved,
             tuple(living),
             (),
             self._reads.rate(),
@@ -239,7 +241,7 @@ class ProgressReader:
                     self._caught_up = True
                 continue
             if message.topic() == self._rejects_topic:
-                self._rejected.add(message.key() or b"")
+                self._rejected.take(read_record(message.key() or b"", message.value(), header_items(message)))
                 continue
             record = message.value() or b""
             try:

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from reshelve.consumers import generation
-from reshelve.consumers.rejects import count_rejects
+from reshelve.consumers.reject_picture import look_at_rejects
 from reshelve.context import RunContext
 from reshelve.control import ControlReader
 from reshelve.cutover import cut_over, gather
@@ -256,7 +256,7 @@ class Run:
         )
         self._watch.children.stop("validator")
         self._watch.record("validated", validation.as_dict())
-        self._require_clean(validation, count_rejects(self._context.cluster, self._context.run))
+        self._require_clean(validation)
         return validation
 
     def _await_rest(self) -> dict[int, int]:
@@ -271,15 +271,17 @@ class Run:
 
         return dict(self._watch.until(at_rest).ends)
 
-    def _require_clean(self, validation: Validation, rejects: int) -> None:
-        run, index = self._context.run, self._context.plan.index
+    def _require_clean(self, validation: Validation) -> None:
+        context, run, index = self._context, self._context.run, self._context.plan.index
+        found = look_at_rejects(context.cluster, run, context.opensearch, index, context.partitions)
+        rejects = len(found.open)
         if rejects:
             raise BlockedError(
                 f"{rejects} document{'s were' if rejects != 1 else ' was'} rejected; the rest is indexed",
                 where=index,
                 why=validation.summary(),
-                remedy=f"`reshelve rejects list {run}` lists them with the reason; correct the mapping, the query or"
-                " the transform, then `reshelve run --new`",
+                remedy=f"`reshelve rejects list {run}` lists them with the reason; correct its cause and"
+                f" `reshelve rejects redrive {run}`, or waive them, then run again",
             )
         if not validation.clean:
             raise BlockedError(

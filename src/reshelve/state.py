@@ -26,6 +26,7 @@ class RunState:
     facts       the newest data of each kind of entry
     following   it completed, and its index is kept after the source until it is retired
     errors      everything that went wrong on the way, oldest first
+    waivers     who waived which rejects and why, oldest first
     """
 
     run: RunId
@@ -43,6 +44,7 @@ class RunState:
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     stages: dict[str, str] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
+    waivers: list[dict[str, Any]] = field(default_factory=list)
     events: int = 0
     last_at: str = ""
 
@@ -111,6 +113,8 @@ class RunState:
             case "retired":
                 self.following, self.error = False, None
                 self._enter("completed", event.at)
+            case "waived":
+                self.waivers.append({"at": event.at, **data})
             case "rolled_back":
                 self.rolled_back = True
             case "cleaned":

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from reshelve.consumers.rejects import read_rejects
+from reshelve.consumers.rejects import read_ledger
 from reshelve.context import RunContext
 from reshelve.errors import BlockedError, ReshelveError, Unreachable
 from reshelve.model import add_checksums
@@ -178,7 +178,7 @@ class _Check:
         """Rejects stay missing, but are told apart: they have another remedy."""
         if not any(verdict.drift.get("missing") for verdict in verdicts):
             return verdicts
-        rejects = {reject.key for reject in read_rejects(self.context.cluster, self.context.run)}
+        rejects = {one.key for one in read_ledger(self.context.cluster, self.context.run)}
         return tuple(
             replace(v, rejected=sum(drift == "missing" and key in rejects for key, drift in v.drifted))
             for v in verdicts
