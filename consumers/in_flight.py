@@ -119,6 +119,11 @@ class InFlight(Generic[B]):
             self._passed[partition] = passed
         return batch
 
+    @property
+    def uncommitted(self) -> bool:
+        """Whether something of the prefix is still to be committed."""
+        return bool(self._done)
+
     def unrecalled(self) -> list[int]:
         """Partitions to be committed whose committed applied clock has to be looked up first (`recall`): committed
         without it, the clock of the worker that had them before would be lost."""

@@ -10,6 +10,9 @@ The order, enforced by `work`:
    once when nothing is left to do, when a partition is taken away, and at the end
 
 Killed anywhere, the records after the committed offset are indexed again; versions make that harmless.
+
+A replay's indexer does the same with a stretch of the topic, under the name of a group of the replay's, and ends
+when that is durable and committed.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from reshelve.applied import Applied
 from reshelve.consumers.bulk import MAX_BODY_BYTES, BulkResult, BulkWriter, GivenUp, Item, Stopped
 from reshelve.consumers.in_flight import Batch, InFlight, Place
 from reshelve.consumers.rejects import RejectWriter
+from reshelve.consumers.replay import Remainder, Stretch
 from reshelve.errors import BlockedError
 from reshelve.kafka import KafkaCluster, header_items, is_transient, kafka_error, refusal
 from reshelve.kafka_errors import place_lost
@@ -65,7 +69,8 @@ class _Batch(Batch[Item]):
 class Indexer:
     """Indexes until it is told to stop.
 
-    check_generation  raises TargetRefused when the index is not the one that the run made (by its UUID)
+    check_generation  raises TargetRefused when the index is not the one that it was made for (by its UUID)
+    stretch           of a replay: what to index before it ends; None: its share of all that comes
     """
 
     def __init__(
@@ -82,11 +87,16 @@ class Indexer:
         throttle: Throttle,
         check_generation: Callable[[], None],
         reporter: Reporter,
+        stretch: Stretch | None = None,
     ) -> None:
         self._cluster, self._run, self._writer, self._name = cluster, run, writer, name
         self._partitions, self._connections, self._max_rejects = partitions, in_flight, max_rejects
         self._throttle, self._check_generation, self._reporter = throttle, check_generation, reporter
         self._topic = run.topic("documents")
+        self._stretch = stretch
+        self._group = run.group("indexer") if stretch is None else stretch.group
+        self._wants = None if stretch is None else stretch.wants
+        self._remainder = None if stretch is None else Remainder(stretch)
         self._rejects = RejectWriter(cluster, run, max_document_bytes, reporter)
         self._rejected = 0
         self._reader = EnvelopeReader()
@@ -96,16 +106,20 @@ class Indexer:
         self._backoff = Backoff()
 
     def work(self) -> None:
-        """Index until stopped. Raises ReshelveError when it can't go on."""
+        """Index until stopped, or until a replay's stretch is done. Raises ReshelveError when it can't go on."""
         stop = self._reporter.stop
-        consumer = self._cluster.consumer(self._run.group("indexer"), self._settings())
-        consumer.subscribe([self._topic], on_revoke=self._on_revoke, on_lost=self._on_lost)
+        consumer = self._cluster.consumer(self._group, self._settings())
+        if self._stretch is None:
+            consumer.subscribe([self._topic], on_revoke=self._on_revoke, on_lost=self._on_lost)
+        else:
+            starts = self._stretch.starts
+            consumer.assign([TopicPartition(self._topic, p, offset) for p, offset in starts.items()])
         pool = ThreadPoolExecutor(self._connections, thread_name_prefix="bulk")
         try:
-            while not stop.is_set():
+            while not stop.is_set() and not self._is_done():
                 self._throttled(consumer)
                 self._check()
-                batches = self._batches(self._take(consumer))
+                batches = self._next(consumer)
                 idle = not batches
                 while batches:
                     self._submit(pool, batches.pop(0))
@@ -120,6 +134,23 @@ class Indexer:
             stop.set()  # requests that wait for the server give up
             pool.shutdown(wait=True, cancel_futures=True)
             consumer.close()
+
+    def _is_done(self) -> bool:
+        """Whether a replay's stretch is read, durable and committed."""
+        return self._remainder is not None and not (self._remainder or self._in_flight or self._in_flight.uncommitted)
+
+    def _next(self, consumer: Consumer) -> list[_Batch]:
+        """Step 1, up to the ends of a replay."""
+        messages = self._take(consumer)
+        if self._remainder is None:
+            return self._batches(messages)
+        before, reached = self._remainder.cut(messages)
+        batches = self._batches(before)
+        if reached:
+            consumer.pause([TopicPartition(self._topic, partition) for partition in reached])
+            batches = batches or [_Batch()]
+            batches[-1].offsets |= reached
+        return batches
 
     def _take(self, consumer: Consumer) -> list[Message]:
         """What is there: `consume` alone waits for the last of a batch. While requests are under way there is time for
@@ -151,7 +182,7 @@ class Indexer:
         """Step 1. The loop runs once for each document: it opens the envelope and never the document."""
         batch = _Batch()
         batches = [batch]
-        open_envelope = self._reader.open
+        open_envelope, wants = self._reader.open, self._wants
         for message in messages:
             error = message.error()
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
@@ -168,6 +199,8 @@ class Indexer:
             try:
                 if key == WATERMARK_KEY and value is not None and value.startswith(WATERMARK.prefix):
                     batch.mark(partition, decode_watermark(value))
+                    continue
+                if wants is not None and not wants(key, value):
                     continue
                 if not key.isascii():
                     key.decode()
@@ -189,7 +222,7 @@ class Indexer:
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            raise place_lost(error, self._run.group("indexer"), self._topic, self._cluster.bootstrap)
+            raise place_lost(error, self._group, self._topic, self._cluster.bootstrap)
         if is_transient(error) or error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._MAX_POLL_EXCEEDED):
             self._reporter.pause(f"Kafka: {error.str()}", self._backoff.next_s())
             return

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     OFFSET_END,
     Consumer,
     ConsumerGroupTopicPartitions,
@@ -227,6 +228,14 @@ class KafkaCluster:
             except KafkaException as error:
                 raise refusal(error, f"cannot set the offsets of group {group}", self.bootstrap) from None
 
+    def delete_group(self, group: str, timeout: float = ADMIN_TIMEOUT_S) -> None:
+        """Forget the group's offsets; one that is gone already is no error. Raises ReshelveError."""
+        try:
+            self.ask(lambda admin: admin.delete_consumer_groups([group])[group].result(), timeout)
+        except KafkaException as error:
+            if kafka_error(error).code() != KafkaError.GROUP_ID_NOT_FOUND:
+                raise refusal(error, f"cannot delete group {group}", self.bootstrap) from None
+
     def committed(
         self, group: str, topic: str, partitions: int, *, timeout: float = ADMIN_TIMEOUT_S
     ) -> dict[int, int | None]:
@@ -247,20 +256,32 @@ class KafkaCluster:
 
     def stable_ends(self, topic: str, partitions: int, *, timeout: float = ADMIN_TIMEOUT_S) -> dict[int, int]:
         """The last stable offset of every partition: a reader of committed records ends there. Raises ReshelveError."""
-        return self._ends(topic, partitions, "read_committed", timeout)
+        return self._look_up(topic, partitions, OFFSET_END, "read_committed", timeout)
 
     def written_ends(self, topic: str, partitions: int, *, timeout: float = ADMIN_TIMEOUT_S) -> dict[int, int]:
         """The end of every partition, records of transactions included whose end has not reached it yet: what is
         committed in one topic may for a moment be not yet stable in another. Raises ReshelveError."""
-        return self._ends(topic, partitions, "read_uncommitted", timeout)
+        return self._look_up(topic, partitions, OFFSET_END, "read_uncommitted", timeout)
 
-    def _ends(self, topic: str, partitions: int, isolation: str, timeout: float) -> dict[int, int]:
-        wanted = [TopicPartition(topic, p, OFFSET_END) for p in range(partitions)]
+    def begins(self, topic: str, partitions: int, *, timeout: float = ADMIN_TIMEOUT_S) -> dict[int, int]:
+        """The first offset that each partition still has. Raises ReshelveError."""
+        return self._look_up(topic, partitions, OFFSET_BEGINNING, "read_committed", timeout)
+
+    def offsets_since(
+        self, topic: str, partitions: int, at_ms: int, *, timeout: float = ADMIN_TIMEOUT_S
+    ) -> dict[int, int]:
+        """Of each partition the first offset whose record is of that time (milliseconds since 1970 UTC) or a later
+        one; negative where there is none. Raises ReshelveError."""
+        return self._look_up(topic, partitions, at_ms, "read_committed", timeout)
+
+    def _look_up(self, topic: str, partitions: int, at: int, isolation: str, timeout: float) -> dict[int, int]:
+        """`at` is a time, or one of librdkafka's marks for the beginning and the end."""
+        wanted = [TopicPartition(topic, p, at) for p in range(partitions)]
         observer = self._observer(_READER, isolation)
         try:
             found = _patiently(lambda wait: observer.offsets_for_times(wanted, wait), timeout)
         except KafkaException as error:
-            raise refusal(error, f"cannot read the end of topic {topic}", self.bootstrap) from None
+            raise refusal(error, f"cannot look up offsets of topic {topic}", self.bootstrap) from None
         return {tp.partition: tp.offset for tp in found}
 
     def _observer(self, group: str, isolation: str = "read_committed") -> Consumer:

@@ -82,6 +82,17 @@ class Reporter:
             print(f"{self.role} {self.worker}: {reason or 'going on'}", file=sys.stderr, flush=True)  # noqa: T201
         self.send(force=changed)
 
+    @property
+    def reason(self) -> str:
+        """Why it waits now; empty when it does not."""
+        return self._waiting
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was counted so far."""
+        with self._lock:
+            return dict(self._counts)
+
     def pause(self, reason: str, seconds: float) -> bool:
         """Wait with a reason; True when the worker was told to stop meanwhile."""
         self.waiting(reason)

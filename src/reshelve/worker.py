@@ -33,6 +33,8 @@ from reshelve.state import RunState, find_run, fold
 from reshelve.throttle import Throttle
 
 if TYPE_CHECKING:
+    from opensearchpy import OpenSearch
+
     from reshelve.consumers.indexer import Indexer
     from reshelve.producers.changes import ChangeSource
     from reshelve.producers.keys import KeyReader
@@ -78,7 +80,7 @@ def work(role: str, cluster: KafkaCluster, run: str, *, name: str, with_parent: 
         threading.Thread(target=_stop_at_the_end, args=[cluster, state.run, stop], daemon=True).start()
     try:
         role_work = _role(role, context, state, name, reporter)
-        _spare_the_collector()
+        spare_the_collector()
         role_work()
     except KafkaException as error:
         refused = refusal(error, f"the {role} worker can't go on", context.cluster.bootstrap)
@@ -100,7 +102,7 @@ def _share_one_arena() -> None:
         mallopt(_M_ARENA_MAX, 1)
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """What is imported lives as long as the process, and a batch is thousands of small objects without a cycle:
     looking through them again and again for garbage took a quarter of an indexer's time."""
     gc.collect()
@@ -192,7 +194,6 @@ def _key_reader(context: RunContext, _state: RunState, name: str, reporter: Repo
 
 
 def _indexer(context: RunContext, state: RunState, name: str, reporter: Reporter) -> Indexer:
-    from reshelve.consumers import generation
     from reshelve.consumers.bulk import BulkWriter
     from reshelve.consumers.indexer import Indexer
     from reshelve.consumers.opensearch import connect
@@ -200,20 +201,6 @@ def _indexer(context: RunContext, state: RunState, name: str, reporter: Reporter
     limits, target = context.spec.limits, context.spec.target.opensearch
     client = connect(target, connections=limits.in_flight + 1)
     where = f"{context.plan.spec['target']['opensearch']['url']}"
-
-    def check_generation() -> None:
-        """The index must be the very one that the run made, not one of the same name."""
-        try:
-            found = generation.uuid(client, context.plan.index)
-        except ReshelveError:
-            return  # not known now; whether requests go through is seen by their answers
-        if found != state.index_uuid:
-            raise TargetRefused(
-                f"index {context.plan.index} is not the one that the run made",
-                where=where,
-                why=f"its UUID is {found or 'gone'}, not {state.index_uuid}",
-                remedy="somebody dropped or re-created it: start a new run",
-            )
 
     return Indexer(
         context.cluster,
@@ -225,9 +212,26 @@ def _indexer(context: RunContext, state: RunState, name: str, reporter: Reporter
         max_rejects=limits.max_rejects,
         max_document_bytes=context.spec.kafka.max_document_bytes,
         throttle=Throttle(limits.documents_per_second, limits.megabytes_per_second),
-        check_generation=check_generation,
+        check_generation=lambda: require_generation(client, context.plan.index, state.index_uuid, where),
         reporter=reporter,
     )
+
+
+def require_generation(client: OpenSearch, index: str, uuid: str, where: str) -> None:
+    """Raises TargetRefused when the index is not the very one that was made, but one of the same name, or gone."""
+    from reshelve.consumers import generation
+
+    try:
+        found = generation.uuid(client, index)
+    except ReshelveError:
+        return  # not known now; whether requests go through is seen by their answers
+    if found != uuid:
+        raise TargetRefused(
+            f"index {index} is not the one that the run made",
+            where=where,
+            why=f"its UUID is {found or 'gone'}, not {uuid}",
+            remedy="somebody dropped or re-created it: start a new run",
+        )
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

@@ -32,6 +32,7 @@ VERBS: Final = {
     "runs": "status",
     "clean": "clean",
     "worker": "worker",
+    "replay": "replay",
     "rejects": "rejects",
     "local": "local",
 }
