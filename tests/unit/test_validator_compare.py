@@ -4,18 +4,21 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reshelve.validator.compare import (
     PartitionSums,
     Reading,
+    Written,
     add_sums,
     buckets_for,
     classify,
-    classify_sample,
+    classify_changed,
     differing_buckets,
     digest,
+    expected_version,
+    judge,
 )
 
 _U64 = st.integers(0, 2**64 - 1)
@@ -36,39 +39,79 @@ def test_a_key_is_classed_by_its_versions(topic: int | None, target: int | None,
     assert classify(topic, target) == expected
 
 
-_READ = Reading(7, b"read")
+@pytest.mark.parametrize(
+    ("target", "topic", "expected"),
+    [
+        (Reading(7, b"read"), Reading(7, b"read"), "stale"),  # the source moved on, and nobody told
+        (Reading(6, b"older"), Reading(7, b"read"), "stale"),
+        (Reading(6, b"older"), Reading(7, None), "stale"),
+        (Reading(7, b"broken"), Reading(7, b"read"), "different"),
+        (Reading(8, b"by others"), Reading(7, b"read"), "foreign"),
+        (Reading(8, b"by others"), None, "foreign"),
+    ],
+)
+def test_a_whole_document_is_classed_by_the_topic(target: Reading, topic: Reading | None, expected: str) -> None:
+    assert classify_changed(target, topic) == expected
+
+
+# --- keys whose newest records may or may not have come
+
+_VERSION = st.integers(1, 6)
+# Of a key, one version is one content: whether it is a document follows from the version.
+_GONE = st.sets(_VERSION)
+
+
+def _reachable(before: list[int], open_: list[int], gone: set[int]) -> set[int | None]:
+    """All that an index may hold once `before` has come: brute force over what else came, in which order, how often."""
+
+    def written(index: tuple[int, bool], version: int) -> tuple[int, bool]:
+        return (version, version in gone) if version >= index[0] else index
+
+    start = (0, True)
+    for version in before:
+        start = written(start, version)
+    reached = {start}
+    while True:
+        more = reached | {written(index, version) for index in reached for version in (*before, *open_)}
+        if more == reached:
+            return {None if is_gone else version for version, is_gone in reached}
+        reached = more
+
+
+@settings(max_examples=500)
+@given(st.lists(_VERSION, max_size=3), st.lists(_VERSION, min_size=1, max_size=4), _GONE)
+def test_an_unsettled_key_may_hold_exactly_what_an_interleaving_leads_to(
+    before: list[int], open_: list[int], gone: set[int]
+) -> None:
+    lower = Written(max(before), max(before) in gone) if before else None
+    candidates = [Written(version, version in gone) for version in open_]
+    fine = {found for found in (None, *range(9)) if judge(lower, candidates, found) is None}
+    assert fine == _reachable(before, open_, gone)
+
+
+_DOCUMENT, _TOMBSTONE = Written(5, False), Written(5, True)
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "expected"),
+    ("lower", "candidates", "found", "drift", "expected"),
     [
-        (b"read", Reading(7, b"read"), None),
-        (None, None, None),
-        (b"read", None, "missing"),
-        (b"moved on", Reading(7, b"read"), "stale"),
-        (None, Reading(7, b"read"), "stale"),  # deleted since it was read
-        (None, Reading(9, b"made up"), "extra"),
-        (b"read", Reading(7, b"broken"), "different"),
-        (b"read", Reading(8, b"by others"), "foreign"),
-        (b"read", Reading(6, b"older"), "stale"),
-        (b"new", Reading(8, b"new"), None),  # equal to the source; that its version is foreign, checksums say
+        (_DOCUMENT, [Written(7, False)], None, "missing", 7),
+        (_DOCUMENT, [Written(7, False)], 4, "stale", 7),
+        (_DOCUMENT, [Written(7, False)], 6, "foreign", 7),
+        (_DOCUMENT, [Written(7, False)], 8, "foreign", 7),
+        (_DOCUMENT, [Written(7, True)], 7, "foreign", None),
+        (_DOCUMENT, [Written(3, False)], 3, "stale", 5),  # a page that came late
+        (_TOMBSTONE, [Written(7, True)], 4, "extra", None),
+        (_TOMBSTONE, [Written(7, False)], 4, "stale", 7),
+        (None, [Written(7, True)], 3, "extra", None),
+        (None, [Written(7, False)], 3, "foreign", 7),
     ],
 )
-def test_a_sample_is_classed_by_three_sides(source: bytes | None, target: Reading | None, expected: str | None) -> None:
-    assert classify_sample(source, target, _READ) == expected
-
-
-@pytest.mark.parametrize(
-    ("source", "target", "expected"),
-    [
-        (None, None, None),
-        (b"born again", None, "missing"),  # and no change of it came
-        (None, Reading(5, b"read"), "extra"),  # resurrected
-        (b"born again", Reading(5, b"read"), "extra"),
-    ],
-)
-def test_a_sampled_tombstone_is_classed_too(source: bytes | None, target: Reading | None, expected: str | None) -> None:
-    assert classify_sample(source, target, None) == expected
+def test_an_unsettled_key_that_drifted_is_classed(
+    lower: Written | None, candidates: list[Written], found: int | None, drift: str, expected: int | None
+) -> None:
+    assert judge(lower, candidates, found) == drift
+    assert expected_version(lower, candidates) == expected
 
 
 @pytest.mark.parametrize(

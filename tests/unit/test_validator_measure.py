@@ -11,6 +11,7 @@ from reshelve.errors import BlockedError
 from reshelve.model import add_checksums, document_checksum, partition_of
 from reshelve.validator import newest as newest_module
 from reshelve.validator.changed import ChangedKeys
+from reshelve.validator.compare import Written
 from reshelve.validator.log import LogRecord
 from reshelve.validator.measure import Accumulator, KeySample, Sample, bucket_of, measure_topic
 from reshelve.validator.newest import NewestVersions, scratch
@@ -51,27 +52,41 @@ def _log(history: list[tuple[bytes, int]], partitions: int) -> list[LogRecord]:
 
 
 @settings(max_examples=300)
-@given(_HISTORY, st.sets(st.sampled_from(_KEYS)), st.integers(1, 4), st.integers(1, 8), st.integers(1, 5))
+@given(
+    _HISTORY,
+    st.sets(st.sampled_from(_KEYS)),
+    st.sets(st.sampled_from(_KEYS), max_size=5),
+    st.integers(1, 4),
+    st.integers(1, 8),
+    st.integers(1, 5),
+)
 def test_sums_are_those_of_the_newest_versions(
-    history: list[tuple[bytes, int]], others: set[bytes], partitions: int, buckets: int, held: int
+    history: list[tuple[bytes, int]],
+    others: set[bytes],
+    unsettled: set[bytes],
+    partitions: int,
+    buckets: int,
+    held: int,
 ) -> None:
-    """Of repeated and deleted keys, `changes` tells; it may name others too."""
+    """Of repeated and deleted keys, `changes` tells; it may name others too. Unsettled keys are told apart."""
     mine = [(key, version) for key, version in history if partition_of(key, partitions) == 0]
     times = Counter(key for key, _ in mine)
     must = {key for key, version in mine if times[key] > 1 or _gone(key, version)}
     changed = ChangedKeys(crc32(key) // partitions for key in must | others)
     versions = {key: max(v for k, v in mine if k == key) for key in times}
-    naive = {key: version for key, version in versions.items() if not _gone(key, version)}
+    naive = {k: version for k, version in versions.items() if not _gone(k, version) and k not in unsettled}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(newest_module, "_HELD", held)
-        found = measure_topic(_log(mine, partitions), changed, partitions=partitions, buckets=buckets)
+        log = _log(mine, partitions)
+        found = measure_topic(log, changed, partitions=partitions, buckets=buckets, unsettled=unsettled)
     for bucket in range(buckets):
         keys = [key for key in naive if bucket_of(key, partitions, buckets)[1] == bucket]
         assert found.sums.counts[bucket] == len(keys)
         assert found.sums.checksums[bucket] == add_checksums(document_checksum(k, naive[k]) for k in keys)
     documents = sum(not _gone(key, version) for key, version in mine)
     assert found.page_records + found.changed_records == documents
-    assert found.page_records == sum(key not in must | others for key, _ in mine)
+    assert found.page_records == sum(key not in must | others | unsettled for key, _ in mine)
+    assert found.lower == {k: Written(v, _gone(k, v)) for k, v in versions.items() if k in unsettled}
 
 
 def test_without_changes_every_record_counts() -> None:

@@ -80,13 +80,13 @@ class ChangeLog:
             found.add(rest)
         return found
 
-    def pending(self, keys: frozenset[bytes], version: int, *, patience: float = WATERMARK_WAIT_S) -> frozenset[bytes]:
-        """Which of the keys have changed up to the clock of `version` without having been read again yet: those
-        between what the key readers have committed and the first watermark of that clock or a later one.
+    def pending(
+        self, keys: frozenset[bytes], start: int, version: int | None, *, patience: float = WATERMARK_WAIT_S
+    ) -> frozenset[bytes]:
+        """Which of the keys have a task between the offset `start` and the first watermark of the clock of `version`,
+        or a later one; version None: up to where the partition ends now.
 
         Waits for this watermark, `patience` seconds at most: raises Unreachable when it does not come."""
-        committed = self.cluster.committed(self.run.group("keys"), self._topic, self.partitions)
-        start = committed[self.partition] or 0
         found: set[bytes] = set()
         deadline = monotonic() + patience
         while True:
@@ -97,8 +97,10 @@ class ChangeLog:
                 if not is_watermark(message):
                     if (key := _key(message)) in keys:
                         found.add(key)
-                elif watermark_version(message) >= version:
+                elif version is not None and watermark_version(message) >= version:
                     return frozenset(found)
+            if version is None:
+                return frozenset(found)
             start = max(start, end)
             self.check()
             if monotonic() > deadline:

@@ -2,9 +2,9 @@
 
 missing    in the topic (or source), not in the index
 extra      in the index, not in the topic (or source)
-stale      the index has an older version; of a sample: the index has what was read, the source moved on
-foreign    the index has a version that nobody of us wrote
-different  the versions agree with what was read, the documents do not
+stale      the index has an older version; of a document compared whole: it has what was read, the source moved on
+foreign    the index has a version that no record of the topic has
+different  the versions agree, the documents do not
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from reshelve.model import add_checksums
 
@@ -97,26 +97,56 @@ def classify(topic_version: int | None, target_version: int | None) -> Drift | N
     return "stale" if target_version < topic_version else "foreign"
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A document as one side has it: its version there and the digest of its value."""
+class Written(NamedTuple):
+    """What a record of the topic says of its key. gone: it is a tombstone."""
 
     version: int
-    digest: bytes
+    gone: bool
 
 
-def classify_sample(source: bytes | None, target: Reading | None, topic: Reading | None) -> Drift | None:
-    """The drift of a sampled key. `source` is the digest of what the source says now (None: it has no such
-    document), `topic` what was read from it for this run (None: that it has none)."""
-    if target is None:
-        return None if source is None else "missing"
-    if source == target.digest:
+def judge(lower: Written | None, candidates: Sequence[Written], found: int | None) -> Drift | None:
+    """The drift of a key whose newest records may or may not have come to the index yet.
+
+    lower       its newest record that must have come; None: there is none
+    candidates  its records that may have come
+    found       the version that the index has
+
+    Versions only go up in the index, whatever the order in which records come, and records may come more than once:
+    so it holds the highest version among `lower` and any of the candidates."""
+    least = -1 if lower is None else lower.version
+    possible = [one for one in candidates if one.version >= least]
+    possible += [] if lower is None else [lower]
+    if found is None:
+        return None if lower is None or any(one.gone for one in possible) else "missing"
+    if any(one.version == found and not one.gone for one in possible):
         return None
-    if target == topic:
-        return "stale"
-    if source is None or topic is None:
+    if all(one.gone for one in possible):
         return "extra"
-    return classify(topic.version, target.version) or "different"
+    return "stale" if found < least else "foreign"
+
+
+def expected_version(lower: Written | None, candidates: Sequence[Written]) -> int | None:
+    """The version that the index comes to hold; None when the document goes, or there was none."""
+    newest = max((*candidates, *(() if lower is None else (lower,))), key=lambda one: one.version, default=None)
+    return None if newest is None or newest.gone else newest.version
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A document as one side has it: its version there and the digest of its value; of the topic, None is that of a
+    tombstone."""
+
+    version: int
+    digest: bytes | None
+
+
+def classify_changed(target: Reading, topic: Reading | None) -> Drift:
+    """The drift of a document that source and index both have, but not the same. `topic` is the newest record."""
+    if topic is None:
+        return "foreign"
+    if target.version != topic.version:
+        return "stale" if target.version < topic.version else "foreign"
+    return "stale" if target.digest == topic.digest else "different"
 
 
 def digest(document: bytes) -> bytes:

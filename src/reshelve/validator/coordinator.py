@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,10 +15,11 @@ from reshelve.context import RunContext
 from reshelve.errors import BlockedError, ReshelveError, Unreachable
 from reshelve.model import add_checksums
 from reshelve.receipts import Tiling
+from reshelve.validator.alignment import align
 from reshelve.validator.channel import CheckChannel
 from reshelve.validator.compare import PartitionSums, add_sums, buckets_for
-from reshelve.validator.log import growth
-from reshelve.validator.target import PointInTime, open_point_in_time
+from reshelve.validator.levels import Levels
+from reshelve.validator.target import PointInTime
 from reshelve.validator.tasks import CheckResult, CheckTask, Scope
 from reshelve.validator.verdict import PartitionVerdict, Validation
 
@@ -27,48 +28,39 @@ _QUIET_S: Final = 30.0  # without a result before the operator is told
 _RESEND_S: Final = 120.0  # before unfinished tasks are sent again; doubled each time
 _TOUCH_S: Final = 300.0  # well under the point in time's keep-alive
 _RETRY_S: Final = 5.0
-_MOST_GROWTHS: Final = 5
-_GROWTH_S: Final = 1.0
 
 Report = Callable[[str], None]
 
 
 def validate(
-    context: RunContext, tiling: Tiling, *, timeout: float = TIMEOUT_S, report: Report = lambda text: None
+    context: RunContext,
+    tiling: Tiling,
+    *,
+    levels: Levels | None = None,
+    live: bool | None = None,
+    timeout: float = TIMEOUT_S,
+    report: Report = lambda text: None,
 ) -> Validation:
-    """Have the run checked by whichever validators there are, for at most `timeout` seconds.
+    """Have the run checked by whichever validators there are, for at most `timeout` seconds, while it goes on.
 
-    A difference is a result. What can't be checked is an error: BlockedError when no validator finishes in
-    time, what a validator could not do, or a topic that grows each time it is checked. While a server is away it
-    waits, says so to `report`, and starts the check anew."""
+    levels  None: those of the spec
+    live    the source's changes are followed now; None: if the plan follows them. Else whatever it has changed since is
+            drift: nobody is about to read it
+
+    A difference is a result. What can't be checked is an error: BlockedError when no validator finishes in time, or
+    what a validator could not do. While a server is away it waits, says so to `report`, and starts the check anew."""
     deadline = time.time() + timeout
-    grown = 0
+    asked = levels or Levels.of(context.spec.validation)
+    followed = context.plan.changes.followed if live is None else live
     while True:
         check = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         try:
-            found = _Check(context, tiling, check, deadline, report).run()
+            return _Check(context, tiling, asked, followed, check, deadline, report).run()
         except Unreachable as error:
             if time.time() + _RETRY_S > deadline:
                 raise
             report(f"validation starts anew: {error}")
             time.sleep(_RETRY_S)
-            continue
-        if isinstance(found, Validation):
-            return found
-        grown += 1
-        if grown == _MOST_GROWTHS:
-            raise _growing(found)
-        report(f"validation starts anew: a document was written meanwhile ({found})")
-        time.sleep(_GROWTH_S)
-
-
-def _growing(place: str) -> BlockedError:
-    return BlockedError(
-        "the topic can't be validated while documents are written to it",
-        where=place,
-        why=f"it has grown during each of {_MOST_GROWTHS} checks",
-        remedy="hold the key readers while validating, as `reshelve run` does",
-    )
 
 
 @dataclass(frozen=True)
@@ -77,45 +69,29 @@ class _Check:
 
     context: RunContext
     tiling: Tiling
+    levels: Levels
+    live: bool
     name: str
     deadline: float
     report: Report
 
-    def run(self) -> Validation | str:
-        """What was found; or the place of a document that was written while it was looked for, so that topic and
-        index were not those of one moment."""
+    def run(self) -> Validation:
         started = time.monotonic()
-        cluster, topic = self.context.cluster, self.context.run.topic("documents")
-        ends = cluster.stable_ends(topic, self.context.partitions)
-        verdicts = self._judge(ends)
-        place = growth(cluster, topic, ends)
-        if place is not None:
-            return place
+        verdicts = self._with_rejects(self._judge()) if self.levels.topic else ()
         return Validation(
             check=self.name,
             at=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - started, 3),
             expected=self.tiling.documents,
-            partitions=self._with_rejects(verdicts),
-            faults=faults(verdicts, self.tiling),
+            levels=self.levels.names,
+            partitions=verdicts,
+            faults=faults(verdicts, self.tiling) if verdicts else (),
         )
 
-    def _judge(self, ends: Mapping[int, int]) -> tuple[PartitionVerdict, ...]:
-        asked, partitions = self.context.spec.validation, self.context.partitions
-        with self._point() as point:
-            scope = Scope(
-                expires=self.deadline,
-                index=point.index,
-                pit=point.id,
-                slices=point.slices,
-                settled=tuple(ends[n] for n in range(partitions)),
-                written=tuple(ends[n] for n in range(partitions)),
-                live=self.context.plan.changes.followed,
-                buckets=buckets_for(partitions),
-                counts=asked.counts == "exact",
-                checksums=asked.checksums,
-                samples=asked.samples_per_partition,
-            )
+    def _judge(self) -> tuple[PartitionVerdict, ...]:
+        """Counts, checksums and samples."""
+        partitions = self.context.partitions
+        with self._open_point() as (point, scope):
             texts: list[str | None] = [None] * partitions
             if scope.counts or scope.checksums:
                 self.report(f"validating: counts and checksums of {point.slices} shards")
@@ -127,10 +103,24 @@ class _Check:
             return tuple(PartitionVerdict.from_dict(one.data) for one in self._have_done(tasks, point))
 
     @contextmanager
-    def _point(self) -> Iterator[PointInTime]:
-        point = open_point_in_time(self.context.opensearch, self.context.plan.index)
+    def _open_point(self) -> Iterator[tuple[PointInTime, Scope]]:
+        aligned = align(self.context, self.report)
+        point = aligned.point
+        scope = Scope(
+            expires=self.deadline,
+            index=point.index,
+            pit=point.id,
+            slices=point.slices,
+            settled=aligned.settled,
+            written=aligned.written,
+            live=self.live,
+            buckets=buckets_for(self.context.partitions),
+            counts=self.levels.counts,
+            checksums=self.levels.checksums,
+            samples=self.levels.samples,
+        )
         try:
-            yield point
+            yield point, scope
         finally:
             try:
                 point.close()

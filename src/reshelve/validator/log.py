@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 from zlib import crc32
@@ -42,35 +42,48 @@ class DocumentLog:
         """Every committed record but the watermarks.
 
         Raises BlockedError when a record is not a document or is not in the partition of its key, Unreachable."""
-        reader = EnvelopeReader()
-        for number, message in enumerate(self._messages()):
-            if number % _STEP == 0:
-                self.check()
-            key, value = message.key(), message.value()
-            if not isinstance(key, bytes):
-                raise bad_record(message, "it has no key")
-            if key == WATERMARK_KEY and is_watermark(message):
-                self._pass(message)
-                continue
-            rest, partition = divmod(crc32(key), self.partitions)
-            if partition != self.partition:
-                raise bad_record(message, "its key is not one of this partition")
-            if value is None:
-                yield key, rest, _tombstone_version(message), None
-                continue
-            try:
-                version, document = reader.open(value)
-            except CodecError as error:
-                raise bad_record(message, str(error)) from error
-            yield key, rest, version, document
-
-    def _messages(self) -> Iterator[Message]:
-        ends = {self.partition: self.end}
-        return self.cluster.read(self.topic, [self.partition], ends=ends, group=self.topic + ".validator")
+        ends, group = {self.partition: self.end}, self.topic + ".validator"
+        messages = self.cluster.read(self.topic, [self.partition], ends=ends, group=group)
+        yield from _records(messages, self.partitions, self.check, self._pass)
 
     def _pass(self, message: Message) -> None:
         version = watermark_version(message)
         self.version = version if self.version is None else max(self.version, version)
+
+
+def read_between(
+    cluster: KafkaCluster, topic: str, starts: Mapping[int, int], ends: Mapping[int, int], partitions: int, check: Check
+) -> Iterator[LogRecord]:
+    """The committed documents and tombstones of the partitions that `starts` names, out of `partitions`, from those
+    offsets up to but not including `ends`. Raises as iterating a `DocumentLog` does."""
+    messages = cluster.read(topic, starts, starts=starts, ends=ends, group=topic + ".validator")
+    yield from _records(messages, partitions, check, lambda message: None)
+
+
+def _records(
+    messages: Iterable[Message], partitions: int, check: Check, pass_watermark: Callable[[Message], None]
+) -> Iterator[LogRecord]:
+    reader = EnvelopeReader()
+    for number, message in enumerate(messages):
+        if number % _STEP == 0:
+            check()
+        key, value = message.key(), message.value()
+        if not isinstance(key, bytes):
+            raise bad_record(message, "it has no key")
+        if key == WATERMARK_KEY and is_watermark(message):
+            pass_watermark(message)
+            continue
+        rest, partition = divmod(crc32(key), partitions)
+        if partition != message.partition():
+            raise bad_record(message, "its key is not one of this partition")
+        if value is None:
+            yield key, rest, _tombstone_version(message), None
+            continue
+        try:
+            version, document = reader.open(value)
+        except CodecError as error:
+            raise bad_record(message, str(error)) from error
+        yield key, rest, version, document
 
 
 def is_watermark(message: Message) -> bool:
@@ -84,17 +97,6 @@ def watermark_version(message: Message) -> int:
         return decode_watermark(message.value() or b"").version
     except CodecError as error:
         raise bad_record(message, str(error)) from error
-
-
-def growth(cluster: KafkaCluster, topic: str, since: Mapping[int, int]) -> str | None:
-    """The place of a document or tombstone written since the partitions ended at the offsets `since`; None when
-    there is none. Watermarks and the markers of transactions are no growth. Raises Unreachable."""
-    ends = cluster.stable_ends(topic, len(since))
-    grown = [partition for partition, end in ends.items() if end > since[partition]]
-    for message in cluster.read(topic, grown, starts=since, ends=ends):
-        if not is_watermark(message):
-            return f"{topic}/{message.partition()} at offset {message.offset()}"
-    return None
 
 
 def _tombstone_version(message: Message) -> int:

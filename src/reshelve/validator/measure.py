@@ -7,7 +7,7 @@ temporary table.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
@@ -17,7 +17,7 @@ import xxhash
 from reshelve.errors import BlockedError
 from reshelve.model import add_checksums
 from reshelve.validator.changed import ChangedKeys
-from reshelve.validator.compare import PartitionSums
+from reshelve.validator.compare import PartitionSums, Written
 from reshelve.validator.log import LogRecord
 from reshelve.validator.newest import NewestVersions, scratch
 from reshelve.validator.target import Check, PointInTime
@@ -102,11 +102,13 @@ class TopicMeasure:
     """The sums of the documents of a partition, each key at its newest version.
 
     page_records     documents of keys that were never changed: each was written with a page
-    changed_records  documents (no tombstones) among the records of all other keys: of a page or of a change"""
+    changed_records  documents (no tombstones) among the records of all other keys: of a page or of a change
+    lower            of the unsettled keys, which are not in the sums, the newest record there is; none: not in it"""
 
     sums: PartitionSums
     page_records: int
     changed_records: int
+    lower: Mapping[bytes, Written]
 
 
 def measure_topic(
@@ -115,11 +117,13 @@ def measure_topic(
     *,
     partitions: int,
     buckets: int,
+    unsettled: Collection[bytes] = frozenset(),
     samples: KeySample | None = None,
 ) -> TopicMeasure:
     """Read a partition of `documents`; `samples` fills on the way.
 
-    changed  the keys named in `changes` up to a moment after the log's end was looked up; None: no key
+    changed    the keys named in `changes` up to a moment after the log's end was looked up; None: no key
+    unsettled  keys with a record behind the log's end: they don't count
 
     The record of a key that was never changed is its only one: pages are disjoint key ranges, written once each. It
     goes straight into the sums. The others' newest versions are found out in a temporary table and added at the end.
@@ -133,10 +137,15 @@ def measure_topic(
         checksums[rest % buckets] += digest(key, version)
 
     changed_records = 0
+    lower: dict[bytes, Written] = {}
     with scratch() as connection:
         newest = NewestVersions(connection)
         for key, rest, version, document in log:
-            if changed is not None and rest in changed:
+            if key in unsettled:
+                if key not in lower or version > lower[key].version:
+                    lower[key] = Written(version, document is None)
+                changed_records += document is not None
+            elif changed is not None and rest in changed:
                 newest.put(key, version, document is None)
                 changed_records += document is not None
             elif document is None:
@@ -149,7 +158,7 @@ def measure_topic(
         for key, version in newest.present():
             add(key, crc32(key) // partitions, version)
     sums = PartitionSums(tuple(counts), tuple(add_checksums([one]) for one in checksums))
-    return TopicMeasure(sums, page_records, changed_records)
+    return TopicMeasure(sums, page_records, changed_records, lower)
 
 
 def _unexplained(key: bytes) -> BlockedError:
@@ -162,12 +171,22 @@ def _unexplained(key: bytes) -> BlockedError:
 
 
 def measure_target(
-    point: PointInTime, number: int, *, partitions: int, buckets: int, check: Check = lambda: None
+    point: PointInTime,
+    number: int,
+    *,
+    partitions: int,
+    buckets: int,
+    unsettled: Collection[bytes] = frozenset(),
+    check: Check = lambda: None,
 ) -> list[PartitionSums]:
-    """The sums of slice `number` of the index, for each partition of the topic. Raises as `PointInTime.scan` does."""
+    """The sums of slice `number` of the index, for each partition of the topic, without the unsettled keys.
+
+    Raises as `PointInTime.scan` does."""
     sums = Accumulator(partitions, buckets)
     add = sums.add
     for hits in point.scan(number, check):
         for hit in hits:
-            add(hit["_id"].encode(), hit["_version"])
+            key = hit["_id"].encode()
+            if key not in unsettled:
+                add(key, hit["_version"])
     return [sums.partition(p) for p in range(partitions)]

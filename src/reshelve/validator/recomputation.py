@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from reshelve.context import RunContext
-from reshelve.model import add_checksums
+from reshelve.model import add_checksums, partition_of
+from reshelve.validator.alignment import align, read_unsettled
 from reshelve.validator.changed import ChangeLog
-from reshelve.validator.compare import PartitionSums, add_sums, differing_buckets
+from reshelve.validator.compare import PartitionSums, Written, add_sums, differing_buckets
+from reshelve.validator.drift import judge_unsettled
 from reshelve.validator.log import DocumentLog
 from reshelve.validator.measure import measure_target, measure_topic
-from reshelve.validator.target import open_point_in_time
+from reshelve.validator.target import PointInTime
 from reshelve.validator.verdict import oldest_version
 
 
 @dataclass(frozen=True, slots=True)
 class Recomputation:
-    """What topic and index hold. The checksums are Σ `document_checksum` mod 2**64.
+    """What topic and index hold, but for the unsettled keys. The checksums are Σ `document_checksum` mod 2**64.
 
-    differing  partitions in which topic and index do not agree
+    differing  partitions in which topic and index do not agree, unsettled keys included
     version    the lowest of the partitions' newest watermarks; None where a partition has none
-    ends       offset up to which each partition of `documents` was read"""
+    unsettled  keys that were judged one by one
+    """
 
     topic_documents: int
     topic_checksum: int
@@ -29,21 +32,23 @@ class Recomputation:
     target_checksum: int
     differing: tuple[int, ...]
     version: int | None = None
-    ends: Mapping[int, int] = field(default_factory=dict)
+    unsettled: int = 0
 
 
 def recompute(context: RunContext, report: Callable[[str], None] = lambda text: None) -> Recomputation:
-    """Counts and checksums of topic and index, whatever the spec asks of the validators. Raises ReshelveError.
+    """Counts and checksums of topic and index, whatever the spec asks of the validators, while both go on.
 
-    The topic is read up to where it ended at the start; what is written and indexed meanwhile is a difference."""
-    partitions = context.partitions
+    Raises ReshelveError."""
     report("recomputing counts and checksums for the cut-over's gates")
-    ends = context.cluster.stable_ends(context.run.topic("documents"), partitions)
-    target = _target_sums(context)
-    logs = [
-        DocumentLog(context.cluster, context.run.topic("documents"), p, partitions, ends[p]) for p in range(partitions)
-    ]
-    topic = [_topic_sums(context, log) for log in logs]
+    partitions = context.partitions
+    aligned = align(context, report)
+    try:
+        unsettled = read_unsettled(context, aligned.settled, aligned.written)
+        target = _target_sums(aligned.point, partitions, unsettled)
+        measured = [_measure(context, aligned.point, p, aligned.settled[p], unsettled) for p in range(partitions)]
+    finally:
+        aligned.point.close()
+    topic = [one.sums for one in measured]
     return Recomputation(
         topic_documents=sum(sums.documents for sums in topic),
         topic_checksum=add_checksums(sums.checksum for sums in topic),
@@ -51,24 +56,42 @@ def recompute(context: RunContext, report: Callable[[str], None] = lambda text: 
         target_checksum=add_checksums(sums.checksum for sums in target),
         differing=tuple(
             number
-            for number, (here, there) in enumerate(zip(topic, target, strict=True))
-            if differing_buckets(here, there, counts=True, checksums=True)
+            for number, (here, there) in enumerate(zip(measured, target, strict=True))
+            if here.drifted or differing_buckets(here.sums, there, counts=True, checksums=True)
         ),
-        version=oldest_version(log.version for log in logs),
-        ends=ends,
+        version=oldest_version(one.version for one in measured),
+        unsettled=len(unsettled),
     )
 
 
-def _target_sums(context: RunContext) -> list[PartitionSums]:
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A partition of the topic. drifted: unsettled keys that the index has otherwise than it may."""
+
+    sums: PartitionSums
+    drifted: int
+    version: int | None
+
+
+def _target_sums(
+    point: PointInTime, partitions: int, unsettled: Mapping[bytes, Sequence[Written]]
+) -> list[PartitionSums]:
     """Of the index, for each partition of the topic."""
-    point = open_point_in_time(context.opensearch, context.plan.index)
-    try:
-        slices = [measure_target(point, n, partitions=context.partitions, buckets=1) for n in range(point.slices)]
-    finally:
-        point.close()
+    slices = [
+        measure_target(point, n, partitions=partitions, buckets=1, unsettled=unsettled.keys())
+        for n in range(point.slices)
+    ]
     return [add_sums(parts) for parts in zip(*slices, strict=True)]
 
 
-def _topic_sums(context: RunContext, log: DocumentLog) -> PartitionSums:
-    changes = ChangeLog(context.cluster, context.run, log.partition, log.partitions)
-    return measure_topic(log, changes.changed_keys(), partitions=log.partitions, buckets=1).sums
+def _measure(
+    context: RunContext, point: PointInTime, number: int, end: int, unsettled: Mapping[bytes, Sequence[Written]]
+) -> _Measured:
+    partitions = context.partitions
+    log = DocumentLog(context.cluster, context.run.topic("documents"), number, partitions, end)
+    changed = ChangeLog(context.cluster, context.run, number, partitions).changed_keys()
+    here = {key: records for key, records in unsettled.items() if partition_of(key, partitions) == number}
+    topic = measure_topic(log, changed, partitions=partitions, buckets=1, unsettled=here.keys())
+    drifted: list[bytes] = []
+    judge_unsettled(point, lambda key, *_: drifted.append(key), lower=topic.lower, candidates=here)
+    return _Measured(topic.sums, len(drifted), log.version)

@@ -62,6 +62,22 @@ class PointInTime:
                 return
             body["search_after"] = hits[-1]["sort"]
 
+    def versions(self, keys: Sequence[bytes]) -> dict[bytes, int]:
+        """The versions of those of the keys (at most 10,000) that there are. Raises as `scan` does."""
+        ids = _ids(keys)
+        if not ids:
+            return {}
+        body = {
+            "size": len(ids),
+            "_source": False,
+            "version": True,
+            "track_total_hits": False,
+            "query": {"ids": {"values": ids}},
+            "pit": {"id": self.id, "keep_alive": KEEP_ALIVE},
+        }
+        hits = self._search(body).get("hits", {}).get("hits", [])
+        return {hit["_id"].encode(): hit["_version"] for hit in hits}
+
     def touch(self) -> None:
         """Keep the point in time for another `KEEP_ALIVE`. Raises as `scan` does."""
         self._search({"size": 0, "track_total_hits": False, "pit": {"id": self.id, "keep_alive": KEEP_ALIVE}})
@@ -130,8 +146,7 @@ def _failure(error: TransportError, where: str) -> ReshelveError:
 
 def read_documents(client: OpenSearch, index: str, keys: Sequence[bytes]) -> dict[bytes, Reading]:
     """What the index has for the keys now, in real time. Raises ReshelveError."""
-    # A key that can be no `_id` was rejected, and one such would spoil the answer for all.
-    ids = [key.decode() for key in keys if 0 < len(key) <= MAX_ID_BYTES]
+    ids = _ids(keys)
     if not ids:
         return {}
     text = ask(client, "POST", f"/{index}/_mget", {}, {"ids": ids}, index)
@@ -150,3 +165,8 @@ def read_documents(client: OpenSearch, index: str, keys: Sequence[bytes]) -> dic
             )
         found[item["_id"].encode()] = Reading(item["_version"], digest_value(item["_source"]))
     return found
+
+
+def _ids(keys: Sequence[bytes]) -> list[str]:
+    # A key that can be no `_id` was rejected, and one such would spoil the answer for all.
+    return [key.decode() for key in keys if 0 < len(key) <= MAX_ID_BYTES]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from reshelve.validator.compare import DRIFT_CLASSES, Drift
 
+_LISTED: Final = 1_000
 _KEPT: Final = 100  # drifted keys of a partition in `as_dict`: an entry of the journal is bounded
 
 
@@ -17,13 +19,14 @@ class PartitionVerdict:
 
     topic_documents   documents in the topic up to the offset `end`: keys whose newest record is no tombstone
     target_documents  documents of the index whose key belongs to the partition; None when not asked for
+    unsettled         keys with a record behind `end`: in neither number nor checksum, judged one by one
     topic_checksum    Σ `document_checksum` mod 2**64, in hexadecimal
     counts_match      None when not asked for; so is checksums_match
     samples           keys compared whole, source against index
     drift             number of keys in each class; exact
     drifted           (key, class) of the first of them
     rejected          how many of the missing in `drifted` are rejects of this run
-    pending           samples that differ, and have a key task that is still to be done: not judged
+    pending           samples that differ, and whose change is under way after all attempts: not judged
     version           of the newest watermark before `end`: what the topic holds is as of that clock; None: it has none
     page_records      documents of keys that were never changed; each was written with a page
     changed_records   documents among the records of all other keys, of a page or of a change
@@ -35,6 +38,7 @@ class PartitionVerdict:
     target_documents: int | None = None
     counts_match: bool | None = None
     checksums_match: bool | None = None
+    unsettled: int = 0
     samples: int = 0
     drift: Mapping[Drift, int] = field(default_factory=dict)
     drifted: tuple[tuple[str, Drift], ...] = ()
@@ -63,7 +67,7 @@ class RangeVerdict:
     """What was found in one key range of the source, or (extras) in one slice of the index.
 
     documents  compared whole; of a slice: keys of the index that the source was asked for
-    found      how many of them the index has, with whatever content
+    found      how many of those the index has
     drift      number of keys in each class; exact
     drifted    (key, class) of the first of them
     pending    keys that differ, and whose change is still under way after all attempts: not judged
@@ -76,6 +80,49 @@ class RangeVerdict:
     drifted: tuple[tuple[str, Drift], ...] = ()
     pending: int = 0
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return asdict(self) | {"drift": dict(self.drift), "drifted": [list(pair) for pair in self.drifted]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RangeVerdict:
+        return cls(**(dict(data) | {"drifted": tuple((key, drift) for key, drift in data["drifted"])}))
+
+
+@dataclass(frozen=True, slots=True)
+class FullVerdict:
+    """What level "full" found.
+
+    ranges     of keys, all of them
+    slices     of the index that were looked up in the source; None: there was no need, it has no document more
+    documents  compared whole
+    drift      number of keys in each class; exact
+    drifted    (key, class) of the first of them
+    pending    keys that were not judged, because a change of theirs was under way at each attempt
+    rejected   how many of the missing in `drifted` are rejects of this run
+    """
+
+    ranges: int
+    slices: int | None
+    documents: int
+    drift: Mapping[Drift, int] = field(default_factory=dict)
+    drifted: tuple[tuple[str, Drift], ...] = ()
+    pending: int = 0
+    rejected: int = 0
+
+    @classmethod
+    def of(cls, ranges: Sequence[RangeVerdict], slices: Sequence[RangeVerdict] | None) -> FullVerdict:
+        both = [*ranges, *(slices or ())]
+        listed = islice((pair for one in both for pair in one.drifted), _LISTED)
+        return cls(
+            ranges=len(ranges),
+            slices=None if slices is None else len(slices),
+            documents=sum(one.documents for one in ranges),
+            drift=merge_drift(one.drift for one in both),
+            drifted=tuple(listed),
+            pending=sum(one.pending for one in both),
+        )
+
     @property
     def clean(self) -> bool:
         return not any(self.drift.values())
@@ -85,7 +132,7 @@ class RangeVerdict:
         return asdict(self) | {"drift": dict(self.drift), "drifted": [list(pair) for pair in self.drifted[:keep]]}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> RangeVerdict:
+    def from_dict(cls, data: Mapping[str, Any]) -> FullVerdict:
         return cls(**(dict(data) | {"drifted": tuple((key, drift) for key, drift in data["drifted"])}))
 
 
@@ -97,6 +144,8 @@ class Validation:
     at        when it was done, ISO 8601 UTC
     expected  documents of the pages, according to the receipts; changes since then add and remove documents
     faults    what is wrong with the whole and not with one partition (topic against receipts)
+    levels    that were asked for, in their order
+    full      None: not asked for
     """
 
     check: str
@@ -105,11 +154,17 @@ class Validation:
     expected: int
     partitions: tuple[PartitionVerdict, ...]
     faults: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
+    full: FullVerdict | None = None
 
     @property
     def clean(self) -> bool:
         """No difference was found, neither between the sides nor between topic and receipts."""
-        return not self.faults and all(verdict.clean for verdict in self.partitions)
+        return not self.faults and all(verdict.clean for verdict in self._verdicts)
+
+    @property
+    def _verdicts(self) -> tuple[PartitionVerdict | FullVerdict, ...]:
+        return self.partitions if self.full is None else (*self.partitions, self.full)
 
     @property
     def topic_documents(self) -> int:
@@ -128,20 +183,32 @@ class Validation:
     @property
     def drift(self) -> dict[Drift, int]:
         """Number of keys in each class that occurs."""
-        return merge_drift(verdict.drift for verdict in self.partitions)
+        return merge_drift(verdict.drift for verdict in self._verdicts)
 
     @property
     def drifted(self) -> int:
+        """A key that several levels find counts for each."""
         return sum(self.drift.values())
 
     @property
+    def unsettled(self) -> int:
+        """Keys that were judged one by one, because the index had or had not their newest record yet."""
+        return sum(verdict.unsettled for verdict in self.partitions)
+
+    @property
+    def compared(self) -> int:
+        """Documents compared whole, source against index."""
+        return self.samples if self.full is None else self.full.documents
+
+    @property
     def rejected(self) -> int:
-        return sum(verdict.rejected for verdict in self.partitions)
+        """Of the listed keys only; a key that several levels find counts for each."""
+        return sum(verdict.rejected for verdict in self._verdicts)
 
     @property
     def pending(self) -> int:
-        """Samples that were not judged, because a change of theirs was still to be read."""
-        return sum(verdict.pending for verdict in self.partitions)
+        """Differences that were not judged, because a change of the key was under way at each attempt."""
+        return sum(verdict.pending for verdict in self._verdicts)
 
     @property
     def version(self) -> int | None:
@@ -157,7 +224,9 @@ class Validation:
     def summary(self) -> str:
         """One line for people: what was compared, and what differs."""
         text = f"{len(self.partitions)} partitions, {self.topic_documents:,} documents"
-        text += f", {self.samples:,} compared whole"
+        if self.unsettled:
+            text += f" and {self.unsettled:,} keys just being indexed"
+        text += f", {self.compared:,} compared whole"
         if self.pending:
             text += f" ({self.pending:,} not judged: a change of theirs is under way)"
         if self.clean:
@@ -180,11 +249,14 @@ class Validation:
             "topic_documents": self.topic_documents,
             "target_documents": self.target_documents,
             "samples": self.samples,
+            "unsettled": self.unsettled,
             "pending": self.pending,
             "version": self.version,
             "drift": dict(self.drift),
             "faults": list(self.faults),
+            "levels": list(self.levels),
             "partitions": [verdict.as_dict(_KEPT) for verdict in self.partitions],
+            "full": None if self.full is None else self.full.as_dict(_KEPT),
         }
 
     @classmethod
@@ -197,6 +269,8 @@ class Validation:
             expected=data["expected"],
             partitions=tuple(PartitionVerdict.from_dict(verdict) for verdict in data["partitions"]),
             faults=tuple(data["faults"]),
+            levels=tuple(data["levels"]),
+            full=None if data["full"] is None else FullVerdict.from_dict(data["full"]),
         )
 
 

@@ -6,21 +6,28 @@ import logging
 import os
 import socket
 import time
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 from reshelve.context import RunContext
 from reshelve.errors import ReshelveError
+from reshelve.model import partition_of
 from reshelve.producers.snapshot import SnapshotReader
+from reshelve.validator.alignment import read_unsettled
 from reshelve.validator.changed import ChangeLog
-from reshelve.validator.compare import PartitionSums, classify, differing_buckets
-from reshelve.validator.drift import LISTED, DriftedKeys, list_drift
+from reshelve.validator.compare import PartitionSums, Written, differing_buckets
+from reshelve.validator.drift import judge_unsettled, list_drift
+from reshelve.validator.excuse import Excuses
+from reshelve.validator.findings import Findings
 from reshelve.validator.log import DocumentLog
-from reshelve.validator.measure import KeySample, Sample, bucket_of, measure_target, measure_topic
-from reshelve.validator.samples import DriftedSample, SampleComparison
+from reshelve.validator.measure import KeySample, Sample, measure_target, measure_topic
+from reshelve.validator.samples import SampleComparison
+from reshelve.validator.source_keys import SourceKeys
+from reshelve.validator.suspects import SuspectReader
 from reshelve.validator.target import Check, PointInTime
 from reshelve.validator.tasks import CheckResult, CheckTask
-from reshelve.validator.verdict import PartitionVerdict, RangeVerdict, merge_drift
+from reshelve.validator.verdict import PartitionVerdict, RangeVerdict
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +38,7 @@ class CheckWorker:
     def __init__(self, context: RunContext, check: Check = lambda: None) -> None:
         self._context, self._check = context, check
         self._topic = context.run.topic("documents")
+        self._tails: tuple[str, dict[bytes, list[Written]]] | None = None
         self.name = f"{socket.gethostname()}/{os.getpid()}"
 
     def perform(self, task: CheckTask) -> CheckResult:
@@ -84,84 +92,102 @@ class CheckWorker:
             task.number,
             partitions=self._context.partitions,
             buckets=task.scope.buckets,
+            unsettled=self._unsettled(task).keys(),
             check=self._check,
         )
         return {"sums": [part.encode() for part in sums]}
 
     def _partition(self, task: CheckTask) -> PartitionVerdict:
-        context, changes = self._context, self._changes(task)
-        log = DocumentLog(
-            context.cluster, self._topic, task.number, context.partitions, task.scope.settled[task.number], self._check
-        )
-        chosen = KeySample(task.scope.samples, f"{task.check}/{task.number}")
+        scope, partitions = task.scope, self._context.partitions
+        log = self._log(task)
+        unsettled = self._unsettled_here(task)
+        chosen = KeySample(scope.samples, f"{task.check}/{task.number}")
         measure = measure_topic(
             log,
-            changes.changed_keys(),
-            partitions=context.partitions,
-            buckets=task.scope.buckets,
+            ChangeLog(self._context.cluster, self._context.run, task.number, partitions, self._check).changed_keys(),
+            partitions=partitions,
+            buckets=scope.buckets,
+            unsettled=unsettled.keys(),
             samples=chosen,
         )
         topic = measure.sums
         target = None if task.target is None else PartitionSums.decode(task.target)
-        differing = self._differing(task, topic, target)
-        keys = self._list_drift(task, log, differing) if differing else DriftedKeys({}, ())
-        suspects = [one for one in self._compare(chosen.items) if not self._listed(one, task, differing)]
-        found = self._not_pending(suspects, changes)
-        by_sample = merge_drift({one.drift: 1} for one in found)
-        drifted = [*keys.listed, *((one.sample.key.decode("utf-8", "replace"), one.drift) for one in found)]
+        findings = Findings(self._context, task.check, self._check)
+        findings.watch(sample.key for sample in chosen.items)
+        if target is not None:
+            self._compare_versions(task, log, topic, target, measure.lower, unsettled, findings)
+        pending = self._compare_samples(task, chosen.items, findings) if chosen.items else 0
+        findings.close()
+        documents = sum(not one.gone for candidates in unsettled.values() for one in candidates)
         return PartitionVerdict(
             partition=task.number,
             topic_documents=topic.documents,
             topic_checksum=f"{topic.checksum:016x}",
             target_documents=target.documents if target else None,
-            counts_match=topic.counts == target.counts if target and task.scope.counts else None,
-            checksums_match=topic.checksums == target.checksums if target and task.scope.checksums else None,
+            counts_match=topic.counts == target.counts if target and scope.counts else None,
+            checksums_match=topic.checksums == target.checksums if target and scope.checksums else None,
+            unsettled=len(unsettled),
             samples=len(chosen.items),
-            drift=merge_drift((keys.counts, by_sample)),
-            drifted=tuple(drifted[:LISTED]),
-            pending=len(suspects) - len(found),
-            end=task.scope.settled[task.number],
+            drift=findings.counts,
+            drifted=findings.listed,
+            pending=pending,
+            end=log.end,
             version=log.version,
             page_records=measure.page_records,
-            changed_records=measure.changed_records,
+            changed_records=measure.changed_records + documents,
         )
 
-    def _changes(self, task: CheckTask) -> ChangeLog:
-        return ChangeLog(self._context.cluster, self._context.run, task.number, self._context.partitions, self._check)
+    def _compare_versions(
+        self,
+        task: CheckTask,
+        log: DocumentLog,
+        topic: PartitionSums,
+        target: PartitionSums,
+        lower: Mapping[bytes, Written],
+        unsettled: Mapping[bytes, Sequence[Written]],
+        findings: Findings,
+    ) -> None:
+        scope, point = task.scope, self._point(task)
+        add = partial(findings.add, "checksums" if scope.checksums else "counts")
+        differing = differing_buckets(topic, target, counts=scope.counts, checksums=scope.checksums)
+        if differing:
+            list_drift(log, point, add, buckets=scope.buckets, differing=differing, unsettled=unsettled.keys())
+        judge_unsettled(point, add, lower=lower, candidates=unsettled, check=self._check)
 
-    def _differing(self, task: CheckTask, topic: PartitionSums, target: PartitionSums | None) -> frozenset[int]:
-        if target is None:
-            return frozenset()
-        return differing_buckets(topic, target, counts=task.scope.counts, checksums=task.scope.checksums)
-
-    def _list_drift(self, task: CheckTask, log: DocumentLog, differing: frozenset[int]) -> DriftedKeys:
-        return list_drift(log, self._point(task), buckets=task.scope.buckets, differing=differing)
-
-    def _not_pending(self, suspects: list[DriftedSample], changes: ChangeLog) -> list[DriftedSample]:
-        """Those whose difference no key task explains that is still to be done."""
-        if not suspects or not self._context.plan.changes.followed:
-            return suspects
-        keys = frozenset(one.sample.key for one in suspects)
-        pending = changes.pending(keys, max(one.source_version for one in suspects))
-        return [one for one in suspects if one.sample.key not in pending]
-
-    def _compare(self, samples: list[Sample]) -> list[DriftedSample]:
-        if not samples:
-            return []
-        comparison = SampleComparison(
-            self._source,
-            len(self._context.plan.source.key),
-            self._context.transform,
-            self._context.opensearch,
-            self._context.plan.index,
+    def _compare_samples(self, task: CheckTask, samples: Sequence[Sample], findings: Findings) -> int:
+        """How many were not judged. A key that differs by its version already counts once."""
+        context = self._context
+        keys = SourceKeys(self._source, context.plan.source.key)
+        reader = SuspectReader(
+            keys.documents,
+            context.opensearch,
+            context.plan.index,
+            context.transform,
+            Excuses(context, task.scope.live, self._check),
+            self._check,
         )
-        return comparison.compare(samples, self._check)
+        settled = task.scope.settled[task.number]
+        drifted, pending = SampleComparison(context, task.number, settled, reader, self._check).compare(samples)
+        seen = frozenset(findings.seen)
+        for one in drifted:
+            if one.key not in seen:
+                findings.add("samples", one.key, one.drift, one.expected, one.found)
+        return pending
 
-    def _listed(self, one: DriftedSample, task: CheckTask, differing: frozenset[int]) -> bool:
-        """Whether the drift of a sample was found by its version already: a key counts once."""
-        _, bucket = bucket_of(one.sample.key, self._context.partitions, task.scope.buckets)
-        version = one.sample.version if one.sample.document is not None else None
-        return bucket in differing and classify(version, one.target_version) is not None
+    def _log(self, task: CheckTask) -> DocumentLog:
+        context, end = self._context, task.scope.settled[task.number]
+        return DocumentLog(context.cluster, self._topic, task.number, context.partitions, end, self._check)
+
+    def _unsettled(self, task: CheckTask) -> dict[bytes, list[Written]]:
+        """Of all partitions; read once for a check."""
+        if self._tails is None or self._tails[0] != task.check:
+            scope = task.scope
+            self._tails = task.check, read_unsettled(self._context, scope.settled, scope.written, self._check)
+        return self._tails[1]
+
+    def _unsettled_here(self, task: CheckTask) -> dict[bytes, list[Written]]:
+        partitions = self._context.partitions
+        return {k: c for k, c in self._unsettled(task).items() if partition_of(k, partitions) == task.number}
 
     @cached_property
     def _source(self) -> SnapshotReader:
