@@ -26,7 +26,7 @@ from reshelve.validator.target import ask
 # Between score and source there may be further fields of its own, such as `_ignored`.
 _HEAD: Final = re.compile(
     r'\{"_index":"[^"]*","_id":("(?:[^"\\]|\\.)*"),"_version":(\d+),"_score":(?:null|[0-9.E]+)'
-    r'(?:,"_(?!source")\w+":(?:\[[^\]]*\]|"[^"]*"))*(,"_source":)?'
+    r'(?:,"_(?!source")\w+":\[(?:"(?:[^"\\]|\\.)*",?)*\])*(,"_source":|\})'
 )
 _HITS: Final = re.compile(r'"hits":\[')
 _ANSWER: Final = re.compile(r'"timed_out":(true|false),.*?"failed":(\d+)', re.DOTALL)
@@ -86,7 +86,7 @@ def compare_answer(text: str, expected: Mapping[bytes, bytes | None], version: i
         head = _HEAD.match(text, place)
         if head is None:
             break
-        if head[3] is None:
+        if head[3] == "}":
             raise _no_source(index)
         raw = head[1]
         key = (json.loads(raw) if "\\" in raw else raw[1:-1]).encode("utf-8", "surrogatepass")

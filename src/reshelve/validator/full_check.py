@@ -1,0 +1,156 @@
+"""The level `full` of a check as its coordinator sees it: key ranges first, then what the source does not have.
+
+A check of this level may take hours, so it can be gone on with: its name and its key ranges stand in the journal
+(entry `check_began`), the results of the tasks that were done in `checks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import psycopg
+from opensearchpy.exceptions import TransportError
+
+from reshelve.consumers.opensearch import refusal
+from reshelve.context import RunContext
+from reshelve.errors import ReshelveError, SourceRefused, Unreachable
+from reshelve.model import Segment
+from reshelve.producers.planner import estimate_query, plan_segments, sample_size, tile
+from reshelve.producers.snapshot import access_refusal, open_session, server_of
+from reshelve.schemas.codec import CodecError
+from reshelve.validator.target import PointInTime
+from reshelve.validator.tasks import CheckResult, CheckTask, Kind, Scope, decode
+from reshelve.validator.verdict import FullVerdict, RangeVerdict
+
+BEGAN: Final = "check_began"
+_DOCUMENTS: Final = 30_000  # of a key range: about a second of work, which is what a killed validator loses
+_MOST_RANGES: Final = 4_096  # they stand in the journal
+_VALID: Final = timedelta(days=1)  # what was found longer ago says little about now
+
+HaveDone = Callable[[Sequence[CheckTask], PointInTime], Sequence[CheckResult]]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckBegan:
+    """A check that can be gone on with. levels: what it was asked to look at; ranges: key ranges that tile all keys."""
+
+    check: str
+    levels: tuple[str, ...]
+    ranges: tuple[Segment, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        bounds = [list(one.high) for one in self.ranges if one.high is not None]
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        return {"check": self.check, "at": at, "levels": list(self.levels), "bounds": bounds}
+
+
+def unfinished(facts: Mapping[str, Mapping[str, Any]], levels: Sequence[str], now: datetime) -> CheckBegan | None:
+    """The newest check, if it was of these levels and not finished. Pure. `facts`: the newest entry of each kind."""
+    began = facts.get(BEGAN)
+    if began is None or began["levels"] != list(levels) or facts.get("validated", {}).get("check") == began["check"]:
+        return None
+    if now - datetime.fromisoformat(began["at"]) > _VALID:
+        return None
+    return CheckBegan(began["check"], tuple(levels), tile([tuple(bound) for bound in began["bounds"]]))
+
+
+def plan_ranges(context: RunContext) -> tuple[Segment, ...]:
+    """Key ranges that tile all keys, as the source is now. Raises ReshelveError."""
+    url = context.spec.source.postgres.url
+    try:
+        connection, _ = open_session(url, "reshelve validate")
+        with connection:
+            rows, _ = sample_size(connection, context.query, estimate_query(connection, context.query))
+            wanted = max(1, min(_MOST_RANGES, -(-rows // _DOCUMENTS)))
+            return plan_segments(connection, context.spec, context.plan.source, wanted)
+    except psycopg.Error as error:
+        why, where = " ".join(str(error).split()), server_of(url)
+        refused = access_refusal(error, url)
+        if refused is not None:
+            raise refused from None
+        if isinstance(error, psycopg.OperationalError):
+            raise Unreachable("PostgreSQL does not answer", where=where, why=why, remedy="see that it runs") from None
+        raise SourceRefused(
+            "PostgreSQL refused the query", where=where, why=why, remedy="`reshelve check` shows where"
+        ) from None
+
+
+def read_results(context: RunContext, check: str) -> dict[tuple[Kind, int], CheckResult]:
+    """What the tasks of a check came to, those that could be done, by kind and number. Raises ReshelveError."""
+    found: dict[tuple[Kind, int], CheckResult] = {}
+    for message in context.cluster.read(context.run.topic("checks"), range(context.partitions)):
+        try:
+            record = decode(message.value() or b"")
+        except CodecError:
+            continue
+        if isinstance(record, CheckResult) and record.check == check and record.error is None:
+            found[record.kind, record.number] = record
+    return found
+
+
+@dataclass(frozen=True)
+class FullCheck:
+    """have_done   sends tasks of one kind, returns their results; raises ReshelveError
+    open_point  a point in time of the index, for as long as it is entered; with the scope of tasks about it"""
+
+    context: RunContext
+    began: CheckBegan
+    have_done: HaveDone
+    open_point: Callable[[], AbstractContextManager[tuple[PointInTime, Scope]]]
+    report: Callable[[str], None]
+
+    def run(self) -> FullVerdict:
+        """What was found, by this attempt and by earlier ones of the same check. Raises ReshelveError."""
+        known = read_results(self.context, self.began.check)
+        before = self._writes()
+        with self.open_point() as (point, scope):
+            tasks = [
+                CheckTask(self.began.check, "range", one.number, scope, low=one.low, high=one.high)
+                for one in self.began.ranges
+            ]
+            done = sum(("range", task.number) in known for task in tasks)
+            self.report(f"validating: {len(tasks)} key ranges of the source" + (f", {done} done before" * bool(done)))
+            ranges = self._results(tasks, known, point)
+            if not done and self._complete(ranges, before):
+                return FullVerdict.of(ranges, None)
+            slices = [CheckTask(self.began.check, "extras", number, scope) for number in range(point.slices)]
+            self.report(f"validating: keys of {point.slices} shards that the source does not have")
+            return FullVerdict.of(ranges, self._results(slices, known, point))
+
+    def _results(
+        self, tasks: Sequence[CheckTask], known: Mapping[tuple[Kind, int], CheckResult], point: PointInTime
+    ) -> list[RangeVerdict]:
+        """In the order of their numbers."""
+        undone = [task for task in tasks if (task.kind, task.number) not in known]
+        done = self.have_done(undone, point) if undone else ()
+        results = [known[task.kind, task.number] for task in tasks if (task.kind, task.number) in known]
+        return [RangeVerdict.from_dict(one.data) for one in sorted([*results, *done], key=lambda one: one.number)]
+
+    def _complete(self, ranges: Sequence[RangeVerdict], before: int) -> bool:
+        """Whether the index holds nothing but what was found in it: nobody has written to it meanwhile, and it has as
+        many documents."""
+        if any(one.pending for one in ranges):
+            return False
+        try:
+            held = int(self.context.opensearch.count(index=self.context.plan.index)["count"])
+        except TransportError as error:
+            raise self._failure(error) from error
+        return self._writes() == before and held == sum(one.found for one in ranges)
+
+    def _writes(self) -> int:
+        """A number that grows with every write to the index."""
+        index = self.context.plan.index
+        try:
+            stats = self.context.opensearch.indices.stats(index=index, metric="docs", params={"level": "shards"})
+        except TransportError as error:
+            raise self._failure(error) from error
+        copies = stats["indices"][index]["shards"].values()
+        return sum(max(int(copy["seq_no"]["max_seq_no"]) for copy in shard) for shard in copies)
+
+    def _failure(self, error: TransportError) -> ReshelveError:
+        return refusal(error, "cannot read the index", self.context.plan.index)
