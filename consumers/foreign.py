@@ -1,18 +1,18 @@
 """Makes way for documents whose version is behind one that somebody else has written.
 
 Documents are written at the clock of their snapshot, and the index keeps the highest version. A plain write by another
-client makes the version that was there one higher; one with a version of its own may be ahead by any number, and a plain
-delete leaves a version behind that the index remembers for `index.gc_deletes`. What is ahead of the clock refuses
-the right document until the clock has passed it.
+client makes the version that was there one higher, one with a version of its own may be ahead by any number, and a
+plain delete leaves a version that the index remembers for `index.gc_deletes`. What is ahead of the clock refuses the
+right document until the clock has passed it.
 
-So: delete exactly what was seen (`if_seq_no`, `if_primary_term`: a document that changed meanwhile is not touched), then
-have the index forget its deletes. Measured on OpenSearch 3.8: with `index.gc_deletes` at 0 a refresh forgets them.
+So: delete exactly what was seen (`if_seq_no`, `if_primary_term`: a document that changed meanwhile is not touched),
+then have the index forget its deletes. Tried on OpenSearch 3.8: with `index.gc_deletes` at 0 a refresh forgets them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -45,11 +45,11 @@ def remove_exactly(client: OpenSearch, index: str, write_alias: str, seen: Mappi
     return removed
 
 
-def _remove(client: OpenSearch, index: str, write_alias: str, seen: Mapping[str, int]) -> Iterable[str]:
+def _remove(client: OpenSearch, index: str, write_alias: str, seen: Mapping[str, int]) -> set[str]:
     answer = client.mget(index=index, body={"ids": list(seen)}, params={"_source": "false"})
     lines = [_delete(doc) for doc in answer["docs"] if doc.get("found") and doc["_version"] == seen[doc["_id"]]]
     if not lines:
-        return ()
+        return set()
     done = client.transport.perform_request(
         "POST",
         f"/{write_alias}/_bulk",
@@ -57,7 +57,7 @@ def _remove(client: OpenSearch, index: str, write_alias: str, seen: Mapping[str,
         body=b"\n".join(lines) + b"\n",
         headers=_HEADERS,
     )
-    return [item["delete"]["_id"] for item in done["items"] if item["delete"]["status"] == 200]
+    return {item["delete"]["_id"] for item in done["items"] if item["delete"]["status"] == 200}
 
 
 def _delete(doc: Mapping[str, Any]) -> bytes:

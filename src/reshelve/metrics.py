@@ -14,14 +14,10 @@ from reshelve.plan import Plan
 from reshelve.progress import Progress
 
 
-class Metrics(Collector):
-    """Serves `http://host:port/metrics` until `close`. Raises UsageError when it can't listen there.
+class ServedCollector(Collector):
+    """Serves `http://host:port/metrics` until `close`. Raises UsageError when it can't listen there."""
 
-    Everything is a gauge: a run that goes on in another process goes on from its figures, not from zero."""
-
-    def __init__(self, plan: Plan, host: str, port: int) -> None:
-        self._plan, self._stage = plan, ""
-        self._progress: Progress | None = None
+    def __init__(self, host: str, port: int) -> None:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
         try:
@@ -39,16 +35,27 @@ class Metrics(Collector):
         """The port that it listens on; the system's choice for port 0."""
         return self._server.server_port
 
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class Metrics(ServedCollector):
+    """The figures of a run.
+
+    Everything is a gauge: a run that goes on in another process goes on from its figures, not from zero."""
+
+    def __init__(self, plan: Plan, host: str, port: int) -> None:
+        self._plan, self._stage = plan, ""
+        self._progress: Progress | None = None
+        super().__init__(host, port)
+
     def stage(self, name: str) -> None:
         self._stage = name
 
     def progress(self, stage: str, progress: Progress) -> None:
         self._stage, self._progress = stage, progress
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
     def collect(self) -> Iterator[Metric]:
         """What a scrape gets; called in the server's thread."""
@@ -58,7 +65,7 @@ class Metrics(Collector):
             "The run, and the stage that it is in.",
             value={"run": plan.run, "index": plan.index, "alias": plan.alias, "stage": self._stage},
         )
-        yield _gauge("reshelve_documents_expected", "Documents of the source, estimated.", plan.estimated_documents)
+        yield gauge("reshelve_documents_expected", "Documents of the source, estimated.", plan.estimated_documents)
         if progress is not None:
             yield from _copy(progress)
             if progress.followed:
@@ -67,12 +74,12 @@ class Metrics(Collector):
 
 def _copy(progress: Progress) -> Iterator[Metric]:
     tiling = progress.tiling
-    yield _gauge("reshelve_documents_read", "Documents of the copy, by its receipts.", tiling.documents)
-    yield _gauge("reshelve_documents_indexed", "Documents of the copy durably indexed, estimated.", progress.indexed)
-    yield _gauge("reshelve_segments", "Segments of the plan.", tiling.segments)
-    yield _gauge("reshelve_segments_covered", "Segments that receipts cover to their end.", tiling.segments_done)
-    yield _gauge("reshelve_rejects", "Documents rejected: distinct keys.", progress.rejects)
-    yield _gauge("reshelve_waiting", "Reasons for which somebody waits; the run's output names them.",
+    yield gauge("reshelve_documents_read", "Documents of the copy, by its receipts.", tiling.documents)
+    yield gauge("reshelve_documents_indexed", "Documents of the copy durably indexed, estimated.", progress.indexed)
+    yield gauge("reshelve_segments", "Segments of the plan.", tiling.segments)
+    yield gauge("reshelve_segments_covered", "Segments that receipts cover to their end.", tiling.segments_done)
+    yield gauge("reshelve_rejects", "Documents rejected: distinct keys.", progress.rejects)
+    yield gauge("reshelve_waiting", "Reasons for which somebody waits; the run's output names them.",
                  len(progress.waiting))  # fmt: skip
     lag = GaugeMetricFamily("reshelve_lag_offsets", "Offsets of a topic not passed yet.", labels=["topic"])
     lag.add_metric(["documents"], progress.lag)
@@ -87,9 +94,9 @@ def _copy(progress: Progress) -> Iterator[Metric]:
 
 def _changes(progress: Progress) -> Iterator[Metric]:
     if progress.seconds_behind is not None:
-        yield _gauge("reshelve_seconds_behind", "How old a change may be that is not indexed.", progress.seconds_behind)
+        yield gauge("reshelve_seconds_behind", "How old a change may be that is not indexed.", progress.seconds_behind)
     if "wal_retained" in progress.tailer:
-        yield _gauge("reshelve_wal_retained_bytes", "WAL that the source keeps for the slot.",
+        yield gauge("reshelve_wal_retained_bytes", "WAL that the source keeps for the slot.",
                      progress.tailer["wal_retained"])  # fmt: skip
     clock = GaugeMetricFamily(
         "reshelve_applied_clock", "Version up to whose clock every change is indexed.", labels=["partition"]
@@ -105,5 +112,6 @@ def _changes(progress: Progress) -> Iterator[Metric]:
     yield at
 
 
-def _gauge(name: str, documentation: str, value: float) -> Metric:
+def gauge(name: str, documentation: str, value: float) -> Metric:
+    """One figure without labels."""
     return GaugeMetricFamily(name, documentation, value=value)

@@ -25,6 +25,8 @@ VERBS: Final = {
     "run": "run",
     "status": "status",
     "validate": "validate",
+    "repair": "repair",
+    "watch": "watch",
     "cutover": "cutover",
     "rollback": "rollback",
     "follow": "follow",

@@ -1,0 +1,131 @@
+"""`reshelve repair`: read the drifted keys of a check again, and only those."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_environment, cluster_of
+from reshelve.cli.output import JsonOption, say, show, show_json
+from reshelve.cli.signals import stop_on_signals
+from reshelve.crew import CrewOptions
+from reshelve.drifted import DriftedKeys
+from reshelve.errors import AbortedError, BlockedError
+from reshelve.model import facts
+from reshelve.repair import Repaired
+from reshelve.session import attach_beside
+from reshelve.upkeep import Upkeep, require_known, require_whole
+from reshelve.validator.verdict import Validation
+
+_EXAMPLES: Final = 5
+_DRIFT: Final = 3  # exit code, as of `reshelve validate`
+
+LevelOption = Annotated[
+    str | None, typer.Option("--level", metavar="LEVEL[,LEVEL…]", help="What to compare; else what the spec says.")
+]
+
+
+def repair(
+    run: RunArgument,
+    check: Annotated[
+        str | None, typer.Option(metavar="CHECK", help="Repair what this check found, instead of validating first.")
+    ] = None,
+    level: LevelOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be written.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    key_readers: Annotated[int, typer.Option(min=1, help="Key readers, where no process follows the run.")] = 1,
+    indexers: Annotated[int, typer.Option(min=1, help="Indexers, where no process follows the run.")] = 1,
+    reports: Annotated[Path, typer.Option(help="Folder for reports and logs.")] = Path("reports"),
+    as_json: JsonOption = False,
+    bootstrap: BootstrapOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Find the documents that drifted in a completed run's index, read exactly those again, write and check them.
+
+    Exit code 0 when nothing is left, 3 when something is (with --dry-run: when there is drift)."""
+    cluster = cluster_of(bootstrap, config)
+    stop = threading.Event()
+    stop_on_signals(stop)
+    session = attach_beside(cluster, run, "repair", say)
+    try:
+        options = CrewOptions(key_readers, indexers, reports, cluster_environment(cluster))
+        upkeep = Upkeep(session, options, stop, say)
+        with _found(upkeep, check, levels_of(level)) as keys:
+            if not as_json:
+                _list(keys)
+            if dry_run:
+                if as_json:
+                    show_json({"run": str(session.context.run), **_listing(keys)})
+                raise typer.Exit(_DRIFT if keys.counts else 0)
+            if not keys.counts:
+                if as_json:
+                    show_json({"run": str(session.context.run), **_listing(keys)})
+                return
+            if not yes and not _confirmed(session.context.plan.index, sum(keys.counts.values())):
+                raise AbortedError("nothing was written", remedy="--dry-run lists what would be")
+            repaired = upkeep.repair(keys)
+    finally:
+        session.lease.release()
+    if as_json:
+        show_json(repaired.as_dict())
+    else:
+        show(repaired.summary())
+    require_clean(repaired)
+
+
+def levels_of(text: str | None) -> tuple[str, ...]:
+    """The levels named, in their order; none where none is."""
+    return tuple(filter(None, (part.strip() for part in (text or "").split(","))))
+
+
+def require_clean(repaired: Repaired) -> None:
+    """Raises BlockedError where keys are left."""
+    if not repaired.clean:
+        first = "; ".join(f"{key}: {why}" for key, _, why in repaired.reasons[:_EXAMPLES])
+        raise BlockedError(
+            "keys are left that are not as they should be",
+            where=repaired.index,
+            why=first,
+            remedy=f"correct the cause, then repair again; the report lists them (repair-{repaired.check}.md)",
+        )
+
+
+@contextmanager
+def _found(upkeep: Upkeep, check: str | None, levels: tuple[str, ...]) -> Iterator[DriftedKeys]:
+    """The keys of the check named, or of a new one."""
+    if check is not None:
+        with upkeep.drifted(check) as keys:
+            require_known(keys, str(upkeep.session.context.run))
+            yield keys
+        return
+    found: Validation = upkeep.validate(levels)
+    say(f"check {found.check}: {found.summary()}")
+    with upkeep.drifted(found.check) as keys:
+        require_whole(keys, found)
+        yield keys
+
+
+def _list(keys: DriftedKeys) -> None:
+    examples = keys.examples(_EXAMPLES)
+    for drift, count in keys.counts.items():
+        some = [one.key for one in examples if one.drift == drift]
+        show(f"{drift}: {count:,} ({', '.join(some)}{', …' if count > len(some) else ''})")
+    if not keys.counts:
+        show("nothing has drifted")
+
+
+def _listing(keys: DriftedKeys) -> dict[str, Any]:
+    return {"check": keys.check, "keys": keys.counts, "examples": [facts(one) for one in keys.examples(_EXAMPLES)]}
+
+
+def _confirmed(index: str, number: int) -> bool:
+    """Whether somebody said yes; no answer at all is none."""
+    try:
+        return typer.confirm(f"Read {number:,} keys again and write them to {index}?", err=True)
+    except typer.Abort:
+        return False

@@ -1,0 +1,91 @@
+"""The index of a completed run looked after: validated, and where it has drifted repaired."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from reshelve.children import beside
+from reshelve.crew import CrewOptions, crew
+from reshelve.drifted import DriftedKeys, drifted_keys
+from reshelve.errors import BlockedError, Interrupted, UsageError
+from reshelve.progress import read_tiling
+from reshelve.repair import Repair, Repaired
+from reshelve.repair_report import save_repair
+from reshelve.session import Session
+from reshelve.validator.coordinator import validate
+from reshelve.validator.verdict import Validation
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """What can be done with the index of `session`'s run, beside whoever follows it.
+
+    stop  set by Ctrl-C: what is under way ends with Interrupted"""
+
+    session: Session
+    options: CrewOptions
+    stop: threading.Event
+    say: Say
+
+    def validate(self, levels: Sequence[str]) -> Validation:
+        """Compare at these levels (none: those of the spec), with a validator of our own. Raises ReshelveError."""
+        context = self.session.context
+        only_validators = replace(self.options, key_readers=0, indexers=0)
+        with crew(context, self.session.state, only_validators, validators=1, say=self.say) as tend:
+            found = beside(lambda: validate(context, read_tiling(context), report=self.say), lambda: self._tend(tend))
+        self.session.record("validated", found.as_dict())
+        return found
+
+    @contextmanager
+    def drifted(self, check: str) -> Iterator[DriftedKeys]:
+        """The drifted keys of a check. Raises ReshelveError."""
+        context = self.session.context
+        with drifted_keys(context.cluster, context.run, context.partitions, check) as keys:
+            yield keys
+
+    def repair(self, keys: DriftedKeys) -> Repaired:
+        """Repair the keys, and say so in the journal and in a report. Raises ReshelveError."""
+        context, state = self.session.context, self.session.state
+        with crew(context, state, self.options, say=self.say) as tend:
+            found = Repair(self.session, lambda: self._tend(tend), self.say).run(keys)
+        self.session.record("repaired", found.as_dict())
+        save_repair(found, self.options.reports, self.say)
+        return found
+
+    def _tend(self, tend: Callable[[], None]) -> None:
+        if self.stop.is_set():
+            raise Interrupted(
+                "stopped as asked for",
+                where=self.session.context.plan.index,
+                why="what was written until then is right",
+                remedy="the same command again looks anew, and goes on",
+            )
+        self.session.lease.poll()
+        tend()
+
+
+def require_known(keys: DriftedKeys, run: str) -> None:
+    """Raises UsageError where a check that was named has no drifted keys: it is no check, or found none."""
+    if not keys.counts:
+        raise UsageError(
+            f"check {keys.check!r} has no drifted keys",
+            where=run,
+            why="it found none, or there was no such check",
+            remedy=f"see the names of checks in `reshelve validate {run} --json`, or repair without --check",
+        )
+
+
+def require_whole(keys: DriftedKeys, found: Validation) -> None:
+    """Raises BlockedError where a check found differences that no key tells of."""
+    if found.faults or (not found.clean and not keys.counts):
+        raise BlockedError(
+            "the validation found what no key can be repaired for",
+            where=found.check,
+            why="; ".join(found.faults) or found.summary(),
+            remedy="see docs/repair.md; a new run builds the index anew",
+        )
