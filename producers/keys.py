@@ -20,9 +20,8 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any, Final
 
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer
 
-from reshelve.control import ControlReader
 from reshelve.errors import BlockedError, SourceRefused
 from reshelve.kafka import KafkaCluster
 from reshelve.model import WATERMARK_KEY, RunId, split_key
@@ -43,10 +42,8 @@ from reshelve.schemas.envelope import VERSION_HEADER, envelope_head, seal
 MAX_KEYS: Final = 2_000
 MAX_BATCH_BYTES: Final = 32 * 1024 * 1024
 _POLL_S: Final = 0.05
-_HELD_POLL_S: Final = 0.2
 _SAY_AFTER_S: Final = 2.0
 _QUICK_S: Final = 3.0  # well below the transaction's timeout; a commit may take a second for few keys, too
-_HELD: Final = "held while the index is validated"
 
 
 class KeyReader:
@@ -73,13 +70,11 @@ class KeyReader:
         self._columns, self._max_rejects, self._reporter = columns, max_rejects, reporter
         self._changes, self._documents = run.topic("changes"), run.topic("documents")
         self._shaper = Shaper(run, transform, max_document_bytes)
-        self._control = ControlReader(cluster, run)
         self._transactor = Transactor(
             cluster, run, "keys", name, self._changes, source.where, max_document_bytes, reporter
         )
         self._most = MAX_KEYS
         self._rejected: set[bytes] = set()
-        self._held = False
 
     def work(self) -> None:
         """Read keys until stopped. Raises ReshelveError when it can't go on."""
@@ -87,8 +82,6 @@ class KeyReader:
         consumer.subscribe([self._changes])
         try:
             while not self._reporter.stop.is_set():
-                if self._hold(consumer):
-                    continue
                 messages = []
                 for message in consumer.consume(self._most, _POLL_S):
                     if (error := message.error()) is not None:
@@ -100,25 +93,7 @@ class KeyReader:
                 self._reporter.send()
         finally:
             consumer.close()
-            self._control.close()
             self._source.close()
-
-    def _hold(self, consumer: Consumer) -> bool:
-        """Whether the key readers are held: nothing may be added to `documents` then. The consumer is polled all the
-        same, so that it stays in its group; a task of a partition that was just assigned is put back."""
-        held = self._control.held()
-        if held:
-            consumer.pause(consumer.assignment())
-            message = consumer.poll(_HELD_POLL_S)
-            if message is not None and message.error() is None:
-                assert message.topic() and message.offset() is not None
-                consumer.seek(TopicPartition(message.topic() or "", message.partition() or 0, message.offset() or 0))
-            self._reporter.waiting(_HELD)
-        elif self._held:
-            consumer.resume(consumer.assignment())
-            self._reporter.waiting("")
-        self._held = held
-        return held
 
     def _work_on(self, consumer: Consumer, messages: Sequence[Message]) -> None:
         batch = self._batch(messages)

@@ -1,7 +1,6 @@
 """What the driver of a run tells its workers, wherever they run: the topic `control`, read from its beginning.
 
-The newest command of each kind counts. `hold` keeps the key readers from adding to `documents`, so that topic and index
-can be compared at one position. `retire` ends the following of a run that has completed.
+`retire` ends the following of a run that has completed.
 """
 
 from __future__ import annotations
@@ -17,15 +16,8 @@ from reshelve.kafka import KafkaCluster, may_pass, refusal
 from reshelve.model import RunId
 from reshelve.schemas.codec import COMMAND
 
-_HOLD: Final = "hold"
 _RETIRE: Final = "retire"
 _SEND_S: Final = 30.0
-
-
-def hold_key_readers(cluster: KafkaCluster, run: RunId, held: bool) -> None:
-    """Hold the run's key readers, or let them go on. Returns when the brokers have the command; the readers follow
-    within a second, or when their batch is done. Raises ReshelveError."""
-    _send(cluster, run, _HOLD, {"held": held})
 
 
 def retire_follower(cluster: KafkaCluster, run: RunId) -> None:
@@ -63,12 +55,7 @@ class ControlReader:
         self._cluster, self._topic = cluster, run.topic("control")
         self._consumer: Consumer = cluster.consumer(run.group("control"), {"auto.offset.reset": "earliest"})
         self._consumer.assign([TopicPartition(self._topic, 0, OFFSET_BEGINNING)])
-        self._held = self._retired = False
-
-    def held(self) -> bool:
-        """Whether key readers are held, as far as the commands have arrived. Raises ReshelveError."""
-        self._read()
-        return self._held
+        self._retired = False
 
     def retired(self) -> bool:
         """Whether the following is to end, as far as the commands have arrived. Raises ReshelveError."""
@@ -80,9 +67,7 @@ class ControlReader:
             error = message.error()
             if error is None:
                 command = COMMAND.decode(message.value() or b"")
-                if command["kind"] == _HOLD:
-                    self._held = bool(json.loads(command["data"])["held"])
-                elif command["kind"] == _RETIRE:
+                if command["kind"] == _RETIRE:
                     self._retired = True
             elif not may_pass(error):
                 raise refusal(error, f"cannot read topic {self._topic}", self._cluster.bootstrap)

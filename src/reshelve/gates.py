@@ -1,7 +1,7 @@
 """The gates of the cut-over: conditions on facts that were gathered before. Pure: no I/O.
 
 Without live changes everything is judged as it is now. With them topic and index go on; then `LiveFacts` tells what
-was found while the key readers were held, and the gates of `Following` see to what has come since.
+was found at the validation, and the gates of `Following` see to what has come since.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class LiveFacts:
-    """What the run found out while the key readers were held, so that nothing was added to `documents`.
+    """What the run found out when it validated.
 
     settled            offset of each partition of `changes` that the key readers must have passed
-    validated_version  that the validation compared at; None: it compared with no source
-    ends               of `documents`, all of it indexed
-    recomputed         then
+    validated_version  as of whose clock, or later, topic and index agree; None: a partition has no watermark
+    ends               offset of each partition of `documents` up to which they do
+    recomputed         just after the validation
     """
 
     settled: Mapping[int, int]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 
 from reshelve.consumers import generation
 from reshelve.context import RunContext
-from reshelve.control import hold_key_readers
 from reshelve.errors import ReshelveError, Unreachable
 from reshelve.producers.settling import settle
 from reshelve.producers.slot import (
@@ -43,12 +42,10 @@ class LiveChanges:
     def begin(self) -> None:
         """Make publication and slot, or note where the connector's topics end; then wait until a page can't miss what
         the log does not tell (`visibility.may_read`). To be called before the first page is read."""
-        context = self._context
         with self._source("reshelve run") as connection:
             if "slot" not in self._state.facts:
                 self._record("slot", self._make_slot(connection))
             await_old_transactions(connection, int(self._state.facts["slot"]["xid"]), self._say)
-        hold_key_readers(context.cluster, context.run, False)  # a driver that died may have left them held
 
     def _make_slot(self, connection: Connection) -> dict[str, Any]:
         if self._plan.mode == "debezium":
@@ -74,19 +71,6 @@ class LiveChanges:
             facts = {"keys": number, "copy_ends": _texts(ends), "ends": _texts(behind)}
             self._record("settled", facts)
         return {int(p): offset for p, offset in self._state.facts["settled"]["ends"].items()}
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Within it key readers add nothing to `documents`, as soon as each has done its batch."""
-        cluster, run = self._context.cluster, self._context.run
-        hold_key_readers(cluster, run, True)
-        try:
-            yield
-        except BaseException:
-            with suppress(ReshelveError):  # the next driver lets them go on, too
-                hold_key_readers(cluster, run, False)
-            raise
-        hold_key_readers(cluster, run, False)
 
     def version_now(self) -> int:
         """Of a snapshot taken now. Every change that was committed before has a clock that is not above it."""

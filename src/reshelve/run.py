@@ -8,7 +8,7 @@ already (topics, index, tasks, receipts, offsets) and does only what is left.
     copy      until the receipts tile every segment; changes are followed from here on
     settle    the keys that changed during the copy once more
     index     until every partition is durably indexed up to where it then ends
-    validate  topic against index, source against index; key readers are held meanwhile
+    validate  topic against index, source against index, while both go on
     catchup   until what is not indexed yet is younger than limits.max_seconds_behind
     cutover   the gates, then one atomic swap of the alias
     close     what was committed before the swap is indexed, publication and slot are dropped; the report
@@ -46,7 +46,6 @@ from reshelve.validator.verdict import Validation
 
 _CUTOVER_RETRY_S: Final = 2.0
 _SAY_S: Final = 60.0
-_REST_S: Final = 2.0  # without a new record: key readers that are told to hold have done their last batch
 
 
 class Run:
@@ -154,7 +153,7 @@ class Run:
 
     def _index(self) -> None:
         """Up to where the topic ends now: with live changes it never ends. With those every partition has an applied
-        clock then: else it could not be said as of when the topic, held, is validated."""
+        clock then: else it could not be said as of when the topic is validated."""
         self._watch.enter("index")
         context = self._context
         ends = self._watch.beside(
@@ -169,19 +168,12 @@ class Run:
 
     def _catch_up(self) -> None:
         self._watch.enter("catchup")
-        released = self._watch.beside(self._live.version_now)
-        self._await_closeness(released)
+        self._await_closeness()
 
-    def _await_closeness(self, version: int) -> None:
-        """Until the index is past that version, and less behind than the limit. The version, because just after the
-        hold the clock still stands, below the limit as well as above it."""
+    def _await_closeness(self) -> None:
+        """Until the index is less behind than the limit."""
         limit = self._context.spec.limits.max_seconds_behind
-
-        def close(now: Progress) -> bool:
-            behind, applied = now.seconds_behind, now.applied_version
-            return behind is not None and behind < limit and applied is not None and applied >= version
-
-        self._watch.until(self._impatient(close))
+        self._watch.until(self._impatient(lambda now: now.seconds_behind is not None and now.seconds_behind < limit))
 
     def _impatient(self, close: Callable[[Progress], bool]) -> Callable[[Progress], bool]:
         """Says now and then why it may take for ever."""
@@ -237,18 +229,13 @@ class Run:
             )
 
     def _validate(self) -> tuple[Validation, LiveFacts | None]:
-        """The validation; with live changes also what the gates need of the moment at which nothing was added to the
-        topic: everything in it was indexed, and counted once more."""
+        """The validation; with live changes also what the gates need to know of it, counted once more."""
+        validation = self._judge()
         if not self._followed:
-            validation = self._judge()
             return validation, None
-        with self._live.held():
-            ends = self._await_rest()
-            validation = self._judge()
-            self._watch.observer.say("recomputing counts and checksums for the gates")
-            recomputed = self._watch.beside(lambda: recompute(self._context))
+        recomputed = self._watch.beside(lambda: recompute(self._context, self._watch.say))
         settled = {int(p): end for p, end in self._state.facts["settled"]["ends"].items()}
-        return validation, LiveFacts(settled, validation.version, ends, recomputed)
+        return validation, LiveFacts(settled, recomputed.version, recomputed.ends, recomputed)
 
     def _judge(self) -> Validation:
         validation = self._watch.beside(
@@ -258,18 +245,6 @@ class Run:
         self._watch.record("validated", validation.as_dict())
         self._require_clean(validation)
         return validation
-
-    def _await_rest(self) -> dict[int, int]:
-        """Until nobody adds to the topic for a while, and all of it is indexed; where it ends."""
-        since, last = time.monotonic(), dict[int, int]()
-
-        def at_rest(now: Progress) -> bool:
-            nonlocal since, last
-            if now.ends != last:
-                since, last = time.monotonic(), dict(now.ends)
-            return now.drained and time.monotonic() - since > _REST_S
-
-        return dict(self._watch.until(at_rest).ends)
 
     def _require_clean(self, validation: Validation) -> None:
         context, run, index = self._context, self._context.run, self._context.plan.index
@@ -313,7 +288,7 @@ class Run:
                 if not error.passing:
                     raise
                 self._watch.observer.say(f"waiting to cut over: {error.why}")
-                self._await_closeness(0)
+                self._await_closeness()
 
     def _close(self) -> None:
         self._watch.enter("close")

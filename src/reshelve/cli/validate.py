@@ -12,9 +12,15 @@ from reshelve.children import Children, beside
 from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_environment, cluster_of
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.errors import BlockedError
+from reshelve.journal import read_journal
+from reshelve.kafka import KafkaCluster
+from reshelve.lease import read_holder
 from reshelve.progress import read_tiling
-from reshelve.session import attach
+from reshelve.session import Session, attach, attach_beside
+from reshelve.state import find_run, fold
 from reshelve.validator.coordinator import validate as run_validation
+from reshelve.validator.levels import LEVELS, Levels
+from reshelve.validator.verdict import Validation
 
 _LISTED = 50
 _TICK_S = 0.2
@@ -22,46 +28,97 @@ _TICK_S = 0.2
 
 def validate(
     run: RunArgument,
+    level: Annotated[
+        list[str] | None,
+        typer.Option(help=f"What to look at, once for each: {', '.join(LEVELS)}. By default what the spec says."),
+    ] = None,
     reports: Annotated[Path, typer.Option(help="Folder for reports and logs.")] = Path("reports"),
     as_json: JsonOption = False,
     bootstrap: BootstrapOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Compare a run's topic and source with its index. Exit code 0 without differences, 3 with some."""
+    """Compare a run's topic and source with its index, while all of them go on. Exit code 0 without differences, 3 with
+    some."""
     cluster = cluster_of(bootstrap, config)
-    session = attach(cluster, run, say)
+    session = _session(cluster, run)
+    name = session.context.run
     try:
-        name = session.context.run
-        children = Children(str(name), cluster_environment(cluster), reports / str(name) / "logs", say)
-        children.start("validator", 1)
-
-        def watch() -> None:
-            children.tend()  # a validator that can't go on says why
-            time.sleep(_TICK_S)
-
-        try:
-            found = beside(
-                lambda: run_validation(session.context, read_tiling(session.context), report=say),
-                watch,
-            )
-        finally:
-            children.stop()
+        asked = session.context.spec.validation
+        levels = Levels.named(level, asked) if level else Levels.of(asked)
+        found = _validate(session, levels, reports)
         session.record("validated", found.as_dict())
     finally:
         session.lease.release()
     if as_json:
         show_json({"run": str(name), **found.as_dict()})
     else:
-        show(found.summary())
-        listed = [pair for verdict in found.partitions for pair in verdict.drifted]
-        for key, drift in listed[:_LISTED]:
-            show(f"  {drift}: {key}")
-        if len(listed) > _LISTED:
-            show(f"  … and {len(listed) - _LISTED} more (--json has them)")
+        _show(found)
     if not found.clean:
         raise BlockedError(
             "the validation found differences",
             where=session.context.plan.index,
             why=found.summary(),
-            remedy=f"correct the cause, then run again; `reshelve rejects list {name}` tells of rejected documents",
+            remedy=f"correct the cause; `reshelve repair {name}` then repairs these keys, and"
+            f" `reshelve rejects list {name}` tells of rejected documents",
         )
+
+
+def _session(cluster: KafkaCluster, run: str) -> Session:
+    """A run that has completed is validated beside whoever follows it, or builds a newer one."""
+    state = find_run(fold(read_journal(cluster)), run)
+    if "completed" in state.facts and not state.cleaned:
+        return attach_beside(cluster, run, "validate", say)
+    return attach(cluster, run, say)
+
+
+def _validate(session: Session, levels: Levels, reports: Path) -> Validation:
+    context = session.context
+    live = _followed(session)
+    children = Children(
+        str(context.run), cluster_environment(context.cluster), reports / str(context.run) / "logs", say
+    )
+
+    def watch() -> None:
+        children.tend()  # a worker that can't go on says why
+        time.sleep(_TICK_S)
+
+    try:
+        for role in _roles(session):
+            children.start(role, 1)
+        return beside(
+            lambda: run_validation(context, read_tiling(context), levels=levels, live=live, report=say), watch
+        )
+    finally:
+        children.stop()
+
+
+def _roles(session: Session) -> tuple[str, ...]:
+    """An unfinished run has no workers at all now: those that follow its changes are ours to start."""
+    state = session.state
+    unfinished = "completed" not in state.facts and "slot" in state.facts and "slot_dropped" not in state.facts
+    return ("tailer", "keys", "indexer", "validator") if unfinished else ("validator",)
+
+
+def _followed(session: Session) -> bool:
+    """Whether the source's changes are followed now. Raises BlockedError when they should be."""
+    state, context = session.state, session.context
+    if "completed" not in state.facts:
+        return context.plan.changes.followed
+    if state.following and read_holder(context.cluster, str(state.run)) is None:
+        raise BlockedError(
+            f"run {state.run} can't be validated",
+            where=context.plan.index,
+            why="its changes are to be followed, and no process does that now: what has changed since would be drift",
+            remedy=f"start `reshelve follow {state.run}`, then validate again",
+        )
+    return state.following
+
+
+def _show(found: Validation) -> None:
+    show(found.summary())
+    listed = [pair for verdict in found.partitions for pair in verdict.drifted]
+    listed += found.full.drifted if found.full is not None else ()
+    for key, drift in listed[:_LISTED]:
+        show(f"  {drift}: {key}")
+    if len(listed) > _LISTED:
+        show(f"  … and {len(listed) - _LISTED} more (the topic `drift` has them all)")

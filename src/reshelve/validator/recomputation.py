@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reshelve.context import RunContext
 from reshelve.model import add_checksums, partition_of
@@ -23,7 +23,8 @@ class Recomputation:
 
     differing  partitions in which topic and index do not agree, unsettled keys included
     version    the lowest of the partitions' newest watermarks; None where a partition has none
-    unsettled  keys that were judged one by one
+    ends       offset up to which each partition of `documents` was read
+    unsettled  keys with a record behind it: judged one by one
     """
 
     topic_documents: int
@@ -32,6 +33,7 @@ class Recomputation:
     target_checksum: int
     differing: tuple[int, ...]
     version: int | None = None
+    ends: Mapping[int, int] = field(default_factory=dict)
     unsettled: int = 0
 
 
@@ -60,6 +62,7 @@ def recompute(context: RunContext, report: Callable[[str], None] = lambda text: 
             if here.drifted or differing_buckets(here.sums, there, counts=True, checksums=True)
         ),
         version=oldest_version(one.version for one in measured),
+        ends=dict(enumerate(aligned.settled)),
         unsettled=len(unsettled),
     )
 
