@@ -96,7 +96,7 @@ class _Validator:
         self._context = context
         self._port, self._bind = web_port or _free_port(web_bind), web_bind
         self._web = web_port is not None
-        self._worker = CheckWorker(context, self._go_on)
+        self._worker = CheckWorker(context, self._go_on, self._share)
         partitions = context.partitions
         self.app = faust.App(
             context.run.group("validator"),
@@ -189,6 +189,12 @@ class _Validator:
         """The partitions of `checks` that are assigned to this app."""
         consumer, topic = self.app.consumer, self._context.run.topic("checks")
         return {place.partition for place in consumer.assignment() if place.topic == topic}
+
+    def _share(self) -> tuple[int, int]:
+        try:
+            return len(self.held()), self._context.partitions
+        except AttributeError:  # no consumer yet, or no more
+            return 0, self._context.partitions
 
     def undone(self, held: set[int]) -> dict[int, int]:
         """The committed offsets of those partitions (of all, when none is held) that are not read to their end.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Final
 
 from reshelve.consumers.rejects import read_ledger
@@ -17,15 +19,19 @@ from reshelve.model import add_checksums
 from reshelve.receipts import Tiling
 from reshelve.validator.alignment import align
 from reshelve.validator.channel import CheckChannel
-from reshelve.validator.compare import PartitionSums, add_sums, buckets_for
+from reshelve.validator.compare import Drift, PartitionSums, add_sums, buckets_for
+from reshelve.validator.full_check import CheckBegan, FullCheck, check_name, plan_ranges
 from reshelve.validator.levels import Levels
 from reshelve.validator.target import PointInTime
 from reshelve.validator.tasks import CheckResult, CheckTask, Scope
-from reshelve.validator.verdict import PartitionVerdict, Validation
+from reshelve.validator.verdict import FullVerdict, PartitionVerdict, Validation
+from reshelve.validator.waived import rejects_end
 
 TIMEOUT_S: Final = 6 * 3600.0
 _QUIET_S: Final = 30.0  # without a result before the operator is told
 _RESEND_S: Final = 120.0  # before unfinished tasks are sent again; doubled each time
+_PROGRESS_S: Final = 30.0
+_AT_ONCE: Final = 4  # tasks for each partition of `checks`
 _TOUCH_S: Final = 300.0  # well under the point in time's keep-alive
 _RETRY_S: Final = 5.0
 
@@ -38,6 +44,7 @@ def validate(
     *,
     levels: Levels | None = None,
     live: bool | None = None,
+    began: CheckBegan | None = None,
     timeout: float = TIMEOUT_S,
     report: Report = lambda text: None,
 ) -> Validation:
@@ -46,6 +53,7 @@ def validate(
     levels  None: those of the spec
     live    the source's changes are followed now; None: if the plan follows them. Else whatever it has changed since is
             drift: nobody is about to read it
+    began   what level "full" goes on with (`full_check.begin`); None: with nothing, nor can anybody go on with it
 
     A difference is a result. What can't be checked is an error: BlockedError when no validator finishes in time, or
     what a validator could not do. While a server is away it waits, says so to `report`, and starts the check anew."""
@@ -53,9 +61,10 @@ def validate(
     asked = levels or Levels.of(context.spec.validation)
     followed = context.plan.changes.followed if live is None else live
     while True:
-        check = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         try:
-            return _Check(context, tiling, asked, followed, check, deadline, report).run()
+            if asked.full and began is None:
+                began = CheckBegan.now(asked.names, plan_ranges(context))
+            return _Check(context, tiling, asked, followed, began, deadline, report).run()
         except Unreachable as error:
             if time.time() + _RETRY_S > deadline:
                 raise
@@ -65,19 +74,29 @@ def validate(
 
 @dataclass(frozen=True)
 class _Check:
-    """One attempt: valid for one point in time of the index."""
+    """One attempt: valid for one point in time of the index. Key ranges are of no attempt, but of the whole check."""
 
     context: RunContext
     tiling: Tiling
     levels: Levels
     live: bool
-    name: str
+    began: CheckBegan | None
     deadline: float
     report: Report
+
+    @cached_property
+    def name(self) -> str:
+        return self.began.check if self.began else check_name()
+
+    @cached_property
+    def attempt(self) -> str:
+        """What its tasks are told by: a validator may still be at those of an attempt before."""
+        return f"{self.name}/{secrets.token_hex(3)}"
 
     def run(self) -> Validation:
         started = time.monotonic()
         verdicts = self._with_rejects(self._judge()) if self.levels.topic else ()
+        full = self._compare_all(self.began) if self.levels.full and self.began else None
         return Validation(
             check=self.name,
             at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -86,6 +105,7 @@ class _Check:
             levels=self.levels.names,
             partitions=verdicts,
             faults=faults(verdicts, self.tiling) if verdicts else (),
+            full=full,
         )
 
     def _judge(self) -> tuple[PartitionVerdict, ...]:
@@ -95,12 +115,20 @@ class _Check:
             texts: list[str | None] = [None] * partitions
             if scope.counts or scope.checksums:
                 self.report(f"validating: counts and checksums of {point.slices} shards")
-                slices = [CheckTask(self.name, "target", n, scope) for n in range(point.slices)]
+                slices = [CheckTask(self.attempt, "target", n, scope) for n in range(point.slices)]
                 sums = _by_partition([one.data["sums"] for one in self._have_done(slices, point)])
                 texts = [one.encode() for one in sums]
             self.report(f"validating: {partitions} partitions against the index, {scope.samples} samples each")
-            tasks = [CheckTask(self.name, "partition", n, scope, text) for n, text in enumerate(texts)]
+            tasks = [CheckTask(self.attempt, "partition", n, scope, text) for n, text in enumerate(texts)]
             return tuple(PartitionVerdict.from_dict(one.data) for one in self._have_done(tasks, point))
+
+    def _compare_all(self, began: CheckBegan) -> FullVerdict:
+        """Whole documents."""
+        check = FullCheck(self.context, began, self.attempt, self._have_done, self._open_point, self.report)
+        found = check.run()
+        if not found.drift.get("missing"):
+            return found
+        return replace(found, rejected=_count_rejects(found.drifted, self._rejects))
 
     @contextmanager
     def _open_point(self) -> Iterator[tuple[PointInTime, Scope]]:
@@ -118,6 +146,7 @@ class _Check:
             counts=self.levels.counts,
             checksums=self.levels.checksums,
             samples=self.levels.samples,
+            rejects=rejects_end(self.context),
         )
         try:
             yield point, scope
@@ -128,32 +157,38 @@ class _Check:
                 self.report(str(error))
 
     def _have_done(self, tasks: Sequence[CheckTask], point: PointInTime) -> list[CheckResult]:
-        """The results of the tasks, all of one kind, in their order. Raises the first error of a validator."""
-        kind = tasks[0].kind
-        waiting = {task.number: task for task in tasks}
+        """The results of the tasks, all of one check and kind, in their order. Raises the first error of a validator.
+
+        Few are sent at a time: what a coordinator that dies leaves behind is done before anything else."""
+        check, kind, most = tasks[0].check, tasks[0].kind, _AT_ONCE * self.context.partitions
+        later = deque(tasks)
+        sent: dict[int, CheckTask] = {}
         done: dict[int, CheckResult] = {}
         touch, tell, resend = _Timer(_TOUCH_S, 1), _Timer(_QUIET_S, 2), _Timer(_RESEND_S, 2)
+        progress = _Timer(_PROGRESS_S, 1)
         with CheckChannel(self.context, self.report) as channel:
-            channel.send(waiting.values())
-            while waiting:
+            while later or sent:
+                channel.send(_move(later, sent, most))
                 result = channel.receive(1.0)
-                if result is not None and (result.check, result.kind) == (self.name, kind):
+                if result is not None and (result.check, result.kind) == (check, kind):
                     result.raise_error()
                     done[result.number] = result
-                    waiting.pop(result.number, None)
+                    sent.pop(result.number, None)
                     tell.restart()
                     resend.restart()
                 if touch.due():
                     point.touch()
+                if progress.due() and done:
+                    self.report(f"validating: {len(done)} of {len(tasks)} tasks done")
                 if tell.due():
                     self.report(
-                        f"no validator has finished a task for a while, {len(waiting)} are open; is one running? "
+                        f"no validator has finished a task for a while, {len(sent)} are open; is one running? "
                         f"`reshelve worker validator {self.context.run}` starts one"
                     )
                 if resend.due():  # a task that was done already costs the validator nothing
-                    channel.send(waiting.values())
-                if time.time() > self.deadline and waiting:
-                    raise self._late(len(waiting))
+                    channel.send(sent.values())
+                if time.time() > self.deadline and sent:
+                    raise self._late(len(sent) + len(later))
         return [done[number] for number in sorted(done)]
 
     def _late(self, open_tasks: int) -> BlockedError:
@@ -168,11 +203,11 @@ class _Check:
         """Rejects stay missing, but are told apart: they have another remedy."""
         if not any(verdict.drift.get("missing") for verdict in verdicts):
             return verdicts
-        rejects = {one.key for one in read_ledger(self.context.cluster, self.context.run)}
-        return tuple(
-            replace(v, rejected=sum(drift == "missing" and key in rejects for key, drift in v.drifted))
-            for v in verdicts
-        )
+        return tuple(replace(v, rejected=_count_rejects(v.drifted, self._rejects)) for v in verdicts)
+
+    @cached_property
+    def _rejects(self) -> frozenset[str]:
+        return frozenset(one.key for one in read_ledger(self.context.cluster, self.context.run))
 
 
 class _Timer:
@@ -190,6 +225,17 @@ class _Timer:
             return False
         self._since, self._wait = time.monotonic(), self._wait * self._factor
         return True
+
+
+def _move(later: deque[CheckTask], sent: dict[int, CheckTask], most: int) -> list[CheckTask]:
+    """Takes as many tasks as may be sent now from `later`."""
+    moved = [later.popleft() for _ in range(min(most - len(sent), len(later)))]
+    sent |= {task.number: task for task in moved}
+    return moved
+
+
+def _count_rejects(drifted: Sequence[tuple[str, Drift]], rejects: frozenset[str]) -> int:
+    return sum(drift == "missing" and key in rejects for key, drift in drifted)
 
 
 def _by_partition(slices: list[list[str]]) -> list[PartitionSums]:

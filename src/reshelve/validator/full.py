@@ -38,7 +38,6 @@ from reshelve.validator.verdict import RangeVerdict
 PAGE_ROWS: Final = 2_000
 _BATCH_BYTES: Final = 8 << 20
 _CERTAIN: Final = 20_000  # of what differs, in memory, before the topic is read for its classes
-_LISTED: Final = 100
 
 
 @dataclass(slots=True)
@@ -62,7 +61,7 @@ class _Batch:
 
 
 class FullComparison:
-    """What is found out by one task.
+    """What is found out by one task. What differs goes to `findings`, and stands in no verdict yet.
 
     source   nobody else uses it meanwhile
     share    (held, of): this worker works `held` of the `of` partitions of tasks, and has that share of the limits
@@ -75,18 +74,18 @@ class FullComparison:
         excuses: Excuses,
         findings: Findings,
         *,
+        throttle: Throttle,
         share: Callable[[], tuple[int, int]],
         check: Check,
     ) -> None:
-        key, limits = context.plan.source.key, context.spec.limits
+        key = context.plan.source.key
         self._reader, self._keys, self._columns = source, SourceKeys(source, key), len(key)
         self._client, self._index, self._transform = context.opensearch, context.plan.index, context.transform
         self._suspects = SuspectReader(
             self._keys.documents, context.opensearch, context.plan.index, context.transform, excuses, check
         )
         self._trace = TopicTrace(context, check)
-        self._throttle = Throttle(limits.documents_per_second, limits.megabytes_per_second)
-        self._findings, self._share, self._check = findings, share, check
+        self._findings, self._throttle, self._share, self._check = findings, throttle, share, check
 
     def compare_range(self, number: int, low: Bound, high: Bound) -> RangeVerdict:
         """Compare the documents of the keys after `low` up to and including `high`. Raises ReshelveError."""
@@ -105,7 +104,7 @@ class FullComparison:
             if asked is not None:
                 _take(asked, tally, suspects.keys)
         tally.pending = suspects.finish()
-        return self._verdict(number, tally)
+        return RangeVerdict(number, tally.documents, tally.found, pending=tally.pending)
 
     def find_extras(self, number: int, point: PointInTime) -> RangeVerdict:
         """Look up the keys of slice `number` of the index in the source. Raises ReshelveError."""
@@ -122,17 +121,7 @@ class FullComparison:
                 suspects.judge_full()
         tally.found = tally.documents
         tally.pending = suspects.finish()
-        return self._verdict(number, tally)
-
-    def _verdict(self, number: int, tally: _Tally) -> RangeVerdict:
-        return RangeVerdict(
-            number=number,
-            documents=tally.documents,
-            found=tally.found,
-            drift=self._findings.counts,
-            drifted=self._findings.listed[:_LISTED],
-            pending=tally.pending,
-        )
+        return RangeVerdict(number, tally.documents, tally.found, pending=tally.pending)
 
     def _report(self, certain: Sequence[Suspect]) -> None:
         for one in self._trace.classify(certain):

@@ -6,6 +6,7 @@ A check of this level may take hours, so it can be gone on with: its name and it
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from reshelve.producers.planner import estimate_query, plan_segments, sample_siz
 from reshelve.producers.snapshot import access_refusal, open_session, server_of
 from reshelve.schemas.codec import CodecError
 from reshelve.validator.target import PointInTime
-from reshelve.validator.tasks import CheckResult, CheckTask, Kind, Scope, decode
+from reshelve.validator.tasks import CheckResult, CheckTask, Kind, Scope, check_of, decode
 from reshelve.validator.verdict import FullVerdict, RangeVerdict
 
 BEGAN: Final = "check_began"
@@ -42,11 +43,38 @@ class CheckBegan:
     levels: tuple[str, ...]
     ranges: tuple[Segment, ...]
 
+    @classmethod
+    def now(cls, levels: Sequence[str], ranges: tuple[Segment, ...]) -> CheckBegan:
+        return cls(check_name(), tuple(levels), ranges)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON."""
         bounds = [list(one.high) for one in self.ranges if one.high is not None]
         at = datetime.now(UTC).isoformat(timespec="seconds")
         return {"check": self.check, "at": at, "levels": list(self.levels), "bounds": bounds}
+
+
+def check_name() -> str:
+    """New for each check; sorts by the time of its beginning."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+def begin(
+    context: RunContext,
+    levels: Sequence[str],
+    facts: Mapping[str, Mapping[str, Any]],
+    record: Callable[[str, dict[str, Any]], None],
+    report: Callable[[str], None],
+) -> CheckBegan:
+    """The check of these levels that was left, or a new one, which `record` writes to the journal; `facts` are the
+    newest of its entries of each kind. Raises ReshelveError."""
+    left = unfinished(facts, levels, datetime.now(UTC))
+    if left is not None:
+        report(f"going on with check {left.check}")
+        return left
+    began = CheckBegan.now(levels, plan_ranges(context))
+    record(BEGAN, began.as_dict())
+    return began
 
 
 def unfinished(facts: Mapping[str, Mapping[str, Any]], levels: Sequence[str], now: datetime) -> CheckBegan | None:
@@ -81,25 +109,28 @@ def plan_ranges(context: RunContext) -> tuple[Segment, ...]:
 
 
 def read_results(context: RunContext, check: str) -> dict[tuple[Kind, int], CheckResult]:
-    """What the tasks of a check came to, those that could be done, by kind and number. Raises ReshelveError."""
+    """What the tasks of a check's level "full" came to in whichever attempt, those that could be done, by kind and
+    number. Raises ReshelveError."""
     found: dict[tuple[Kind, int], CheckResult] = {}
     for message in context.cluster.read(context.run.topic("checks"), range(context.partitions)):
         try:
             record = decode(message.value() or b"")
         except CodecError:
             continue
-        if isinstance(record, CheckResult) and record.check == check and record.error is None:
+        if isinstance(record, CheckResult) and check_of(record.check) == check and record.error is None:
             found[record.kind, record.number] = record
     return found
 
 
 @dataclass(frozen=True)
 class FullCheck:
-    """have_done   sends tasks of one kind, returns their results; raises ReshelveError
+    """attempt     what tasks are told by that are about a point in time
+    have_done   sends tasks of one kind, returns their results; raises ReshelveError
     open_point  a point in time of the index, for as long as it is entered; with the scope of tasks about it"""
 
     context: RunContext
     began: CheckBegan
+    attempt: str
     have_done: HaveDone
     open_point: Callable[[], AbstractContextManager[tuple[PointInTime, Scope]]]
     report: Callable[[str], None]
@@ -118,7 +149,7 @@ class FullCheck:
             ranges = self._results(tasks, known, point)
             if not done and self._complete(ranges, before):
                 return FullVerdict.of(ranges, None)
-            slices = [CheckTask(self.began.check, "extras", number, scope) for number in range(point.slices)]
+            slices = [CheckTask(self.attempt, "extras", number, scope) for number in range(point.slices)]
             self.report(f"validating: keys of {point.slices} shards that the source does not have")
             return FullVerdict.of(ranges, self._results(slices, known, point))
 

@@ -37,6 +37,7 @@ class Scope:
     settled  by partition of `documents`: what stands before this offset is in the point in time
     written  by partition of `documents`: what stands at or behind this offset is not
     live     the source's changes are followed: a watermark of any clock comes sooner or later
+    rejects  offset of `rejects` before which waivers count
     buckets  into which the keys of a partition are divided
     """
 
@@ -51,6 +52,7 @@ class Scope:
     counts: bool
     checksums: bool
     samples: int
+    rejects: int = 0
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Scope:
@@ -61,6 +63,7 @@ class Scope:
 class CheckTask:
     """One thing to be looked at.
 
+    check      identifies the check; with an attempt behind a slash, where a point in time is looked at
     target     of kind "partition": its sums in the index (`PartitionSums.encode`); None when they were not asked for
     low, high  of kind "range"
     """
@@ -140,6 +143,11 @@ def decode(record: bytes) -> CheckTask | CheckResult:
         return CheckResult(**fields, data=data, error=json.loads(error) if error else None)
     except (ValueError, TypeError, KeyError) as error:
         raise CodecError(f"not a {schema.name} of this release: {error!r}") from error
+
+
+def check_of(name: str) -> str:
+    """The check that a task's or result's `check` names, whatever the attempt."""
+    return name.partition("/")[0]
 
 
 def _bound(value: list[str] | None) -> Bound:

@@ -6,37 +6,47 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Final
 
 from reshelve.context import RunContext
 from reshelve.errors import ReshelveError
 from reshelve.model import partition_of
 from reshelve.producers.snapshot import SnapshotReader
+from reshelve.throttle import Throttle
 from reshelve.validator.alignment import read_unsettled
 from reshelve.validator.changed import ChangeLog
 from reshelve.validator.compare import PartitionSums, Written, differing_buckets
 from reshelve.validator.drift import judge_unsettled, list_drift
 from reshelve.validator.excuse import Excuses
 from reshelve.validator.findings import Findings
+from reshelve.validator.full import FullComparison
 from reshelve.validator.log import DocumentLog
 from reshelve.validator.measure import KeySample, Sample, measure_target, measure_topic
 from reshelve.validator.samples import SampleComparison
 from reshelve.validator.source_keys import SourceKeys
 from reshelve.validator.suspects import SuspectReader
 from reshelve.validator.target import Check, PointInTime
-from reshelve.validator.tasks import CheckResult, CheckTask
+from reshelve.validator.tasks import CheckResult, CheckTask, check_of
 from reshelve.validator.verdict import PartitionVerdict, RangeVerdict
 
+_LISTED: Final = 100  # drifted keys of a key range: there are many
 _log = logging.getLogger(__name__)
 
 
 class CheckWorker:
-    """Measures and judges for one run. `check` is called often, and raises to end the task under way."""
+    """Measures and judges for one run.
 
-    def __init__(self, context: RunContext, check: Check = lambda: None) -> None:
-        self._context, self._check = context, check
+    check  called often; raises to end the task under way
+    share  (held, of): this worker is given the tasks of `held` of the `of` partitions, and has that share of the limits
+    """
+
+    def __init__(
+        self, context: RunContext, check: Check = lambda: None, share: Callable[[], tuple[int, int]] = lambda: (1, 1)
+    ) -> None:
+        self._context, self._check, self._share = context, check, share
         self._topic = context.run.topic("documents")
         self._tails: tuple[str, dict[bytes, list[Written]]] | None = None
         self.name = f"{socket.gethostname()}/{os.getpid()}"
@@ -47,7 +57,8 @@ class CheckWorker:
         data: dict[str, Any] = {}
         failure: dict[str, str] | None = None
         try:
-            self._point(task).touch()  # gone with the check that nobody waits for any more
+            if task.kind != "range":
+                self._point(task).touch()  # gone with the check that nobody waits for any more
             data = self._done(task)
         except ReshelveError as error:
             self._check()
@@ -78,13 +89,23 @@ class CheckWorker:
                 return self._full(task).as_dict()
 
     def _full(self, task: CheckTask) -> RangeVerdict:
-        """To become, with `FullComparison` of validator/full.py:
-
-        comparison = FullComparison(self._context, self._source, excuses, findings, self._check)
-        range: comparison.compare_range(task.number, task.low, task.high)
-        extras: comparison.find_extras(task.number, self._point(task))
-        """
-        raise NotImplementedError(task.kind)
+        findings = Findings(self._context, check_of(task.check), self._check)
+        excuses = Excuses(self._context, task.scope.live, self._check)
+        comparison = FullComparison(
+            self._context,
+            self._source,
+            excuses,
+            findings,
+            throttle=self._throttle,
+            share=self._share,
+            check=self._check,
+        )
+        if task.kind == "range":
+            found = comparison.compare_range(task.number, task.low, task.high)
+        else:
+            found = comparison.find_extras(task.number, self._point(task))
+        findings.close()
+        return replace(found, drift=findings.counts, drifted=findings.listed[:_LISTED])
 
     def _target(self, task: CheckTask) -> dict[str, Any]:
         sums = measure_target(
@@ -112,7 +133,7 @@ class CheckWorker:
         )
         topic = measure.sums
         target = None if task.target is None else PartitionSums.decode(task.target)
-        findings = Findings(self._context, task.check, self._check)
+        findings = Findings(self._context, check_of(task.check), self._check)
         findings.watch(sample.key for sample in chosen.items)
         if target is not None:
             self._compare_versions(task, log, topic, target, measure.lower, unsettled, findings)
@@ -188,6 +209,11 @@ class CheckWorker:
     def _unsettled_here(self, task: CheckTask) -> dict[bytes, list[Written]]:
         partitions = self._context.partitions
         return {k: c for k, c in self._unsettled(task).items() if partition_of(k, partitions) == task.number}
+
+    @cached_property
+    def _throttle(self) -> Throttle:
+        limits = self._context.spec.limits
+        return Throttle(limits.documents_per_second, limits.megabytes_per_second)
 
     @cached_property
     def _source(self) -> SnapshotReader:
