@@ -52,22 +52,26 @@ class RejectWriter:
             self._errors.append(error)
 
 
-def read_rejects(cluster: KafkaCluster, run: RunId, start: int = 0) -> Iterator[tuple[Reject | Resolution, int, int]]:
-    """Every record of `rejects` from an offset on, oldest first, with when it was written (milliseconds since 1970
-    UTC) and its offset. A redelivered document may be there more than once. Raises ReshelveError."""
+def read_rejects(
+    cluster: KafkaCluster, run: RunId, start: int = 0, end: int | None = None
+) -> Iterator[tuple[Reject | Resolution, int, int]]:
+    """Every record of `rejects` from an offset on and before another (None: as far as it goes), oldest first, with when
+    it was written (milliseconds since 1970 UTC) and its offset. A redelivered document may be there more than once.
+
+    Raises ReshelveError."""
     topic = run.topic("rejects")
     try:
-        for message in cluster.read(topic, [0], starts={0: start}):
+        for message in cluster.read(topic, [0], starts={0: start}, ends=None if end is None else {0: end}):
             record = read_record(message.key() or b"", message.value(), header_items(message))
             yield record, message.timestamp()[1], message.offset() or 0
     except KafkaException as error:
         raise refusal(error, "cannot read the rejects", cluster.bootstrap) from None
 
 
-def read_ledger(cluster: KafkaCluster, run: RunId) -> RejectLedger:
-    """The newest word about each rejected key. Raises ReshelveError."""
+def read_ledger(cluster: KafkaCluster, run: RunId, end: int | None = None) -> RejectLedger:
+    """The newest word about each rejected key, before an offset of `rejects`. Raises ReshelveError."""
     ledger = RejectLedger()
-    for record, at, place in read_rejects(cluster, run):
+    for record, at, place in read_rejects(cluster, run, end=end):
         ledger.take(record, at, place)
     return ledger
 

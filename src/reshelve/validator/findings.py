@@ -14,6 +14,7 @@ from reshelve.producers.shaping import produce_when_free
 from reshelve.schemas.codec import encode_drifted_key
 from reshelve.validator.compare import DRIFT_CLASSES, Drift
 from reshelve.validator.target import Check
+from reshelve.validator.waived import is_excused
 
 LISTED: Final = 1_000
 _LISTED_BYTES: Final = 300_000  # of keys: a result must fit a record of 1 MB
@@ -23,13 +24,22 @@ _GIVE_UP_MS: Final = 60_000
 
 
 class Findings:
-    """The drifted keys of one task of `check_name`, each at one level once.
+    """The drifted keys of one task of `check_name`, each at one level once; but for those that a waiver covers.
 
     A key is written at least once: a task that is done again writes it again, and so do two levels that find it.
     Not thread-safe; `check` is called often, and raises to end the work."""
 
-    def __init__(self, context: RunContext, check_name: str, check: Check = lambda: None) -> None:
+    def __init__(
+        self,
+        context: RunContext,
+        check_name: str,
+        check: Check = lambda: None,
+        *,
+        waived: Collection[bytes] = frozenset(),
+    ) -> None:
         self._context, self._name, self._check = context, check_name, check
+        self._waived = waived
+        self._excused: set[bytes] = set()
         self._topic = context.run.topic("drift")
         self._listed: list[tuple[str, Drift]] = []
         self._room = _LISTED_BYTES
@@ -51,6 +61,9 @@ class Findings:
 
     def add(self, level: str, key: bytes, drift: Drift, expected: int | None, found: int | None) -> None:
         """A drifted key, with its fields as in `DriftedKey`. Raises ReshelveError when Kafka does not take it."""
+        if is_excused(key, drift, self._waived):
+            self._excused.add(key)
+            return
         self._counts[drift] += 1
         self._room -= len(key)
         text = key.decode("utf-8", "replace")
@@ -73,6 +86,11 @@ class Findings:
     def counts(self) -> dict[Drift, int]:
         """Number of keys of each class that occurs; exact."""
         return {drift: count for drift, count in self._counts.items() if count}
+
+    @property
+    def excused(self) -> int:
+        """Number of keys that a waiver covers; they count nowhere else."""
+        return len(self._excused)
 
     @property
     def listed(self) -> tuple[tuple[str, Drift], ...]:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reshelve.context import RunContext
 from reshelve.model import add_checksums, partition_of
 from reshelve.validator.alignment import align, read_unsettled
 from reshelve.validator.changed import ChangeLog
-from reshelve.validator.compare import PartitionSums, Written, add_sums, differing_buckets
+from reshelve.validator.compare import Drift, PartitionSums, Written, add_sums, differing_buckets
 from reshelve.validator.drift import judge_unsettled
 from reshelve.validator.log import DocumentLog
 from reshelve.validator.measure import measure_target, measure_topic
 from reshelve.validator.target import PointInTime
 from reshelve.validator.verdict import oldest_version
+from reshelve.validator.waived import is_excused, read_waived, rejects_end
 
 
 @dataclass(frozen=True, slots=True)
 class Recomputation:
-    """What topic and index hold, but for the unsettled keys. The checksums are Σ `document_checksum` mod 2**64.
+    """What topic and index hold, but for the unsettled and the waived keys.
+
+    The checksums are Σ `document_checksum` mod 2**64.
 
     differing  partitions in which topic and index do not agree, unsettled keys included
     version    the lowest of the partitions' newest watermarks; None where a partition has none
@@ -45,9 +48,13 @@ def recompute(context: RunContext, report: Callable[[str], None] = lambda text: 
     partitions = context.partitions
     aligned = align(context, report)
     try:
-        unsettled = read_unsettled(context, aligned.settled, aligned.written)
+        waived = read_waived(context, rejects_end(context))
+        behind = read_unsettled(context, aligned.settled, aligned.written)
+        unsettled = {key: list[Written]() for key in waived} | behind
         target = _target_sums(aligned.point, partitions, unsettled)
-        measured = [_measure(context, aligned.point, p, aligned.settled[p], unsettled) for p in range(partitions)]
+        measured = [
+            _measure(context, aligned.point, p, aligned.settled[p], unsettled, waived) for p in range(partitions)
+        ]
     finally:
         aligned.point.close()
     topic = [one.sums for one in measured]
@@ -63,7 +70,7 @@ def recompute(context: RunContext, report: Callable[[str], None] = lambda text: 
         ),
         version=oldest_version(one.version for one in measured),
         ends=dict(enumerate(aligned.settled)),
-        unsettled=len(unsettled),
+        unsettled=len(behind),
     )
 
 
@@ -88,13 +95,18 @@ def _target_sums(
 
 
 def _measure(
-    context: RunContext, point: PointInTime, number: int, end: int, unsettled: Mapping[bytes, Sequence[Written]]
+    context: RunContext,
+    point: PointInTime,
+    number: int,
+    end: int,
+    unsettled: Mapping[bytes, Sequence[Written]],
+    waived: Collection[bytes],
 ) -> _Measured:
     partitions = context.partitions
     log = DocumentLog(context.cluster, context.run.topic("documents"), number, partitions, end)
     changed = ChangeLog(context.cluster, context.run, number, partitions).changed_keys()
     here = {key: records for key, records in unsettled.items() if partition_of(key, partitions) == number}
     topic = measure_topic(log, changed, partitions=partitions, buckets=1, unsettled=here.keys())
-    drifted: list[bytes] = []
-    judge_unsettled(point, lambda key, *_: drifted.append(key), lower=topic.lower, candidates=here)
-    return _Measured(topic.sums, len(drifted), log.version)
+    drifted: list[tuple[bytes, Drift]] = []
+    judge_unsettled(point, lambda key, drift, *_: drifted.append((key, drift)), lower=topic.lower, candidates=here)
+    return _Measured(topic.sums, sum(not is_excused(key, drift, waived) for key, drift in drifted), log.version)

@@ -26,6 +26,7 @@ class PartitionVerdict:
     drift             number of keys in each class; exact
     drifted           (key, class) of the first of them
     rejected          how many of the missing in `drifted` are rejects of this run
+    waived            keys that are missing or stale, and whose rejects somebody has waived: no drift, and in no sum
     pending           samples that differ, and whose change is under way after all attempts: not judged
     version           of the newest watermark before `end`: what the topic holds is as of that clock; None: it has none
     page_records      documents of keys that were never changed; each was written with a page
@@ -43,6 +44,7 @@ class PartitionVerdict:
     drift: Mapping[Drift, int] = field(default_factory=dict)
     drifted: tuple[tuple[str, Drift], ...] = ()
     rejected: int = 0
+    waived: int = 0
     pending: int = 0
     end: int = 0
     version: int | None = None

@@ -31,6 +31,7 @@ from reshelve.validator.suspects import SuspectReader
 from reshelve.validator.target import Check, PointInTime
 from reshelve.validator.tasks import CheckResult, CheckTask, check_of
 from reshelve.validator.verdict import PartitionVerdict, RangeVerdict
+from reshelve.validator.waived import read_waived
 
 _LISTED: Final = 100  # drifted keys of a key range: there are many
 _log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class CheckWorker:
         self._context, self._check, self._share = context, check, share
         self._topic = context.run.topic("documents")
         self._tails: tuple[str, dict[bytes, list[Written]]] | None = None
+        self._waivers: tuple[str, frozenset[bytes]] | None = None
         self.name = f"{socket.gethostname()}/{os.getpid()}"
 
     def perform(self, task: CheckTask) -> CheckResult:
@@ -89,7 +91,7 @@ class CheckWorker:
                 return self._full(task).as_dict()
 
     def _full(self, task: CheckTask) -> RangeVerdict:
-        findings = Findings(self._context, check_of(task.check), self._check)
+        findings = Findings(self._context, check_of(task.check), self._check, waived=self._waived(task))
         excuses = Excuses(self._context, task.scope.live, self._check)
         comparison = FullComparison(
             self._context,
@@ -133,7 +135,7 @@ class CheckWorker:
         )
         topic = measure.sums
         target = None if task.target is None else PartitionSums.decode(task.target)
-        findings = Findings(self._context, check_of(task.check), self._check)
+        findings = Findings(self._context, check_of(task.check), self._check, waived=self._waived(task))
         findings.watch(sample.key for sample in chosen.items)
         if target is not None:
             self._compare_versions(task, log, topic, target, measure.lower, unsettled, findings)
@@ -147,10 +149,11 @@ class CheckWorker:
             target_documents=target.documents if target else None,
             counts_match=topic.counts == target.counts if target and scope.counts else None,
             checksums_match=topic.checksums == target.checksums if target and scope.checksums else None,
-            unsettled=len(unsettled),
+            unsettled=sum(map(bool, unsettled.values())),
             samples=len(chosen.items),
             drift=findings.counts,
             drifted=findings.listed,
+            waived=findings.excused,
             pending=pending,
             end=log.end,
             version=log.version,
@@ -200,11 +203,19 @@ class CheckWorker:
         return DocumentLog(context.cluster, self._topic, task.number, context.partitions, end, self._check)
 
     def _unsettled(self, task: CheckTask) -> dict[bytes, list[Written]]:
-        """Of all partitions; read once for a check."""
+        """Of all partitions; read once for a check. Waived keys are among them, without records: no sum tells whether
+        one of them is in the index."""
         if self._tails is None or self._tails[0] != task.check:
             scope = task.scope
-            self._tails = task.check, read_unsettled(self._context, scope.settled, scope.written, self._check)
+            found = read_unsettled(self._context, scope.settled, scope.written, self._check)
+            self._tails = task.check, {key: [] for key in self._waived(task)} | found
         return self._tails[1]
+
+    def _waived(self, task: CheckTask) -> frozenset[bytes]:
+        """Read once for a check."""
+        if self._waivers is None or self._waivers[0] != task.check:
+            self._waivers = task.check, read_waived(self._context, task.scope.rejects)
+        return self._waivers[1]
 
     def _unsettled_here(self, task: CheckTask) -> dict[bytes, list[Written]]:
         partitions = self._context.partitions
