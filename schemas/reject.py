@@ -1,7 +1,7 @@
 """A document that could not be indexed, as a record: the original as the value, the reason in headers
 named as Kafka Connect names them, so that tools for its dead letter queues can read ours.
 
-What became of it later is a record of the same key: a resolution, without a value. The newest record of a key counts."""
+What became of it later is a record of the same key: a resolution, without a value. Of a key the newest counts."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ from reshelve.gates import gates as gates
 from reshelve.producers.slot import SlotState, slot_state
 from reshelve.producers.snapshot import access_refusal, open_session, server_of
 from reshelve.receipts import Tiling
+from reshelve.validator.queries import QueriesVerdict, minimum_of
 from reshelve.validator.recomputation import recompute
 from reshelve.validator.verdict import Validation
 
@@ -41,6 +42,7 @@ def gather(
     validation: Validation | None,
     created_uuid: str,
     live: LiveFacts | None = None,
+    queries: QueriesVerdict | None = None,
     *,
     report: Report = lambda text: None,
 ) -> GateFacts:
@@ -68,6 +70,8 @@ def gather(
         previous_uuid=plan.previous_uuid,
         found_previous_uuid=generation.uuid(context.opensearch, previous) if previous else None,
         following=_following(context, live) if followed else None,
+        queries=queries,
+        minimum=minimum_of(context),
     )
 
 

@@ -15,6 +15,7 @@ from reshelve.consumers.alias import Alias, obstacle
 from reshelve.errors import GateClosed
 from reshelve.producers.slot import SlotState
 from reshelve.receipts import Tiling
+from reshelve.validator.queries import QueriesVerdict
 from reshelve.validator.recomputation import Recomputation
 from reshelve.validator.verdict import Validation
 
@@ -84,6 +85,9 @@ class GateFacts:
     rejects        open ones: rejected documents that were neither redriven nor waived, nor superseded
     waivers        who waived how many, and why; empty when nothing is waived
     redriven       rejects that were read again and accepted: the receipts do not count them
+    queries        searches compared with the previous index; None: they were not
+    minimum        what the spec asks of that comparison, for people; empty when it asks for nothing, or there is no
+                   previous index
     created_uuid   of the index when this run created it; found_uuid: now (None: it is gone)
     alias          what the public alias' name stands for now; previous_index: what it was planned to leave
     previous_uuid  of the previous index when planned; found_previous_uuid: now
@@ -106,6 +110,8 @@ class GateFacts:
     following: Following | None = None
     waivers: str = ""
     redriven: int = 0
+    queries: QueriesVerdict | None = None
+    minimum: str = ""
 
     @property
     def undrained(self) -> dict[int, int]:
@@ -122,6 +128,7 @@ def gates(facts: GateFacts) -> tuple[Gate, ...]:
         _rejects(facts),
         _validation(facts),
         _recomputation(facts),
+        *_queries(facts),
         *standing(facts),
     )
 
@@ -159,7 +166,7 @@ def _rejects(facts: GateFacts) -> Gate:
     return Gate(
         "rejects empty",
         "; ".join(filter(None, (f"{facts.rejects:,}", facts.waivers))),
-        "0 that are not waived",
+        "0",
         facts.rejects == 0,
         "list them with `reshelve rejects list`, correct the cause and redrive them, or waive them by name",
     )
@@ -179,19 +186,34 @@ def _validation(facts: GateFacts) -> Gate:
 def _recomputation(facts: GateFacts) -> Gate:
     found, tiling = facts.recomputed, facts.tiling
     name, remedy = "counts and checksums, recomputed", "`reshelve validate` lists the differences by key and class"
-    by_receipts = facts.following is None and not facts.redriven
+    by_receipts = facts.following is None and not facts.redriven and not facts.waivers
     threshold = "receipts, topic and index agree" if by_receipts else "topic and index agree"
     if found is None:
         return Gate(name, "none", threshold, False, "run again: it validates first")
     topic, index = (found.topic_documents, found.topic_checksum), (found.target_documents, found.target_checksum)
     problems = []
-    # Later versions and tombstones, once changes are followed or rejects redriven: the receipts know the copy only.
+    # The receipts know the copy only: neither what came later, nor what was redriven, nor that no sum holds the waived.
     if by_receipts and topic != (tiling.documents, tiling.checksum):
         problems.append(f"receipts say {tiling.documents:,} documents, checksum {tiling.checksum:016x}")
     if found.differing:
         problems.append(f"partitions that differ: {', '.join(map(str, found.differing))}")
     value = f"topic {topic[0]:,} documents, checksum {topic[1]:016x}; index {index[0]:,}, {index[1]:016x}"
     return Gate(name, "; ".join([value, *problems]), threshold, not problems and topic == index, remedy)
+
+
+def _queries(facts: GateFacts) -> tuple[Gate, ...]:
+    if not facts.minimum:
+        return ()
+    found = facts.queries
+    return (
+        Gate(
+            "searches find what they found",
+            "not compared" if found is None else found.summary(),
+            facts.minimum,
+            found is not None and found.clean,
+            "the report lists the worst searches: correct index definition or query, or lower the minimum in the spec",
+        ),
+    )
 
 
 def _follow(facts: Following) -> tuple[Gate, ...]:

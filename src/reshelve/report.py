@@ -51,6 +51,8 @@ def report_facts(plan: Plan, state: RunState) -> dict[str, Any]:
         "notes": list(plan.notes),
         "copied": seen.get("copied"),
         "validation": seen.get("validated"),
+        "queries": seen.get("queries"),
+        "waivers": state.waivers,
         "gates": seen.get("gates", {}).get("gates"),
         "cutover": seen.get("cutover"),
         "rolled_back": state.rolled_back,
@@ -120,6 +122,8 @@ def render(found: dict[str, Any]) -> str:
     lines += _changes(found["changes"])
     lines += _copied(found["copied"])
     lines += _validation(found["validation"])
+    lines += _waivers(found["waivers"])
+    lines += _queries(found["queries"])
     if found["gates"]:
         lines += ["## Gates of the cut-over", "", "| gate | value | threshold | |", "|---|---|---|---|"]
         lines += [
@@ -193,6 +197,34 @@ def _validation(validation: dict[str, Any] | None) -> list[str]:
     if drifted:
         lines += ["", "Drifted keys (the first of each partition):", ""]
         lines += [f"- `{key}`: {drift}" for key, drift in drifted]
+    return [*lines, ""]
+
+
+def _waivers(waivers: list[dict[str, Any]]) -> list[str]:
+    if not waivers:
+        return []
+    lines = ["## Waived rejects", "", "Rejected documents that somebody answers for:", ""]
+    for one in waivers:
+        keys = ", ".join(f"`{key}`" for key in one["keys"])
+        more = one["count"] - len(one["keys"])
+        rest = f" and {more:,} more" if more else ""
+        lines.append(f"- {one['count']:,} by {one['by']} at {one['at']}: {one['why']} ({keys}{rest})")
+    return [*lines, ""]
+
+
+def _queries(queries: dict[str, Any] | None) -> list[str]:
+    if queries is None:
+        return []
+    lines = ["## Searches, before and after", "", f"Compared with `{queries['previous_index']}`: {queries['summary']}."]
+    if not queries["worst"]:
+        return [*lines, ""]
+    lines += ["", f"| worst searches | overlap@{queries['k']} | rank-biased overlap | vanished | came |"]
+    lines.append("|---|---:|---:|---|---|")
+    for one in queries["worst"]:
+        numbers = ("–" if one[name] is None else f"{one[name]:.3f}" for name in ("overlap", "rbo"))
+        ids = (", ".join(f"`{key}`" for key in one[name]) for name in ("vanished", "came"))
+        cells = (one["name"], *numbers, one["error"], "") if one["error"] else (one["name"], *numbers, *ids)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
     return [*lines, ""]
 
 

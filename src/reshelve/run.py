@@ -41,6 +41,9 @@ from reshelve.session import follower_lease
 from reshelve.state import RunState
 from reshelve.supervision import FOLLOW, Observer, Options, Supervision
 from reshelve.validator.coordinator import validate
+from reshelve.validator.full_check import begin
+from reshelve.validator.levels import Levels
+from reshelve.validator.queries import QueriesVerdict, compare_queries
 from reshelve.validator.recomputation import recompute
 from reshelve.validator.verdict import Validation
 
@@ -112,13 +115,14 @@ class Run:
         self._index()
         self._watch.enter("validate")
         validation, live = self._validate()
+        queries = self._compare_queries()
         if self._options.until == "validated":
             self._stop_here("validated")
             return
         if self._followed:
             self._catch_up()
         self._watch.enter("cutover")
-        self._cut_over(validation, live)
+        self._cut_over(validation, live, queries)
         self._close()
 
     def _copy(self) -> None:
@@ -238,17 +242,29 @@ class Run:
         return validation, LiveFacts(settled, recomputed.version, recomputed.ends, recomputed)
 
     def _judge(self) -> Validation:
+        context, levels = self._context, Levels.of(self._context.spec.validation)
+        began = None
+        if levels.full:
+            began = begin(context, levels.names, self._state.facts, self._watch.record, self._watch.say)
         validation = self._watch.beside(
-            lambda: validate(self._context, self._watch.last.tiling, report=self._watch.observer.say)
+            lambda: validate(context, self._watch.last.tiling, began=began, report=self._watch.observer.say)
         )
         self._watch.children.stop("validator")
         self._watch.record("validated", validation.as_dict())
         self._require_clean(validation)
         return validation
 
+    def _compare_queries(self) -> QueriesVerdict | None:
+        found = self._watch.beside(lambda: compare_queries(self._context, self._watch.say))
+        if found is not None:
+            self._watch.record("queries", found.as_dict())
+        return found
+
     def _require_clean(self, validation: Validation) -> None:
         context, run, index = self._context, self._context.run, self._context.plan.index
-        found = look_at_rejects(context.cluster, run, context.opensearch, index, context.partitions)
+        found = self._watch.beside(
+            lambda: look_at_rejects(context.cluster, run, context.opensearch, index, context.partitions)
+        )
         rejects = len(found.open)
         if rejects:
             raise BlockedError(
@@ -267,13 +283,15 @@ class Run:
                 " Then run again, or anew with --new",
             )
 
-    def _cut_over(self, validation: Validation, live: LiveFacts | None) -> None:
+    def _cut_over(self, validation: Validation, live: LiveFacts | None, queries: QueriesVerdict | None) -> None:
         if live is None:
             self._watch.children.stop("indexer")
         context, uuid = self._context, self._state.index_uuid
 
         def swap() -> None:
-            found = gather(context, self._watch.last.tiling, validation, uuid, live, report=self._watch.observer.say)
+            found = gather(
+                context, self._watch.last.tiling, validation, uuid, live, queries, report=self._watch.observer.say
+            )
             swap_alias(context, found, self._watch.record, self._watch.say)
 
         while True:

@@ -19,6 +19,7 @@ from reshelve.report import report_facts, save_report
 from reshelve.run import Run, swap_alias
 from reshelve.session import Session, attach
 from reshelve.supervision import Options
+from reshelve.validator.queries import QueriesVerdict
 from reshelve.validator.verdict import Validation
 
 
@@ -58,7 +59,9 @@ def _swap(session: Session, reports: Path) -> None:
     state, context = session.state, session.context
     validated = state.facts.get("validated")
     validation = None if validated is None else Validation.from_dict(validated)
-    found = gather(context, read_tiling(context), validation, state.index_uuid, report=say)
+    compared = state.facts.get("queries")
+    queries = None if compared is None else QueriesVerdict.from_dict(compared)
+    found = gather(context, read_tiling(context), validation, state.index_uuid, queries=queries, report=say)
     try:
         swap_alias(context, found, session.record, say)
     except BlockedError as error:

@@ -13,7 +13,7 @@ from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, 
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.consumers.reject_ledger import RejectedKey, RejectGroup, group, group_name
 from reshelve.consumers.reject_picture import RejectPicture
-from reshelve.consumers.rejects import read_ledger, read_rejects
+from reshelve.consumers.rejects import read_rejects
 from reshelve.context import RunContext
 from reshelve.crew import CrewOptions
 from reshelve.errors import BlockedError, UsageError

@@ -155,6 +155,8 @@ def status_facts(
         "driven_by": None if holder is None else {"host": holder.host, "pid": holder.pid},
         "error": state.error,
         "validation": state.facts.get("validated", {}).get("summary"),
+        "queries": state.facts.get("queries", {}).get("summary"),
+        "waivers": [{name: one[name] for name in ("at", "by", "why", "count")} for one in state.waivers],
         "rolled_back": state.rolled_back,
         "cleaned": state.cleaned,
     }
@@ -229,6 +231,9 @@ def _text(found: dict[str, Any]) -> str:
         lines += [f"  waiting     {why}" for why in checkpoint["waiting"]]
     if found["validation"]:
         lines.append(f"  validation  {found['validation']}")
+    if found["queries"]:
+        lines.append(f"  searches    {found['queries']}")
+    lines += [f"  waived      {one['count']:,} rejects by {one['by']}: {one['why']}" for one in found["waivers"]]
     if found["duration_seconds"] is not None:
         lines.append(f"  duration    {span(found['duration_seconds'])}")
     return "\n".join(lines)

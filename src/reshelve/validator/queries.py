@@ -83,23 +83,12 @@ class QueriesVerdict:
     worst: tuple[QueryResult, ...]
 
     @property
-    def asked(self) -> bool:
-        """Whether a minimum is to be reached."""
-        return self.min_overlap is not None or self.min_rbo is not None
-
-    @property
     def clean(self) -> bool:
         """Every minimum is reached."""
         return all(
             minimum is None or (found is not None and found >= minimum)
             for found, minimum in ((self.overlap, self.min_overlap), (self.rbo, self.min_rbo))
         )
-
-    @property
-    def threshold(self) -> str:
-        """What is asked for, for people."""
-        texts = ((f"overlap@{self.k}", self.min_overlap), ("rank-biased overlap", self.min_rbo))
-        return ", ".join(f"{name} at least {minimum:g}" for name, minimum in texts if minimum is not None)
 
     def summary(self) -> str:
         """One line for people."""
@@ -110,7 +99,7 @@ class QueriesVerdict:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON, bounded."""
-        return asdict(self) | {"clean": self.clean, "summary": self.summary(), "threshold": self.threshold}
+        return asdict(self) | {"clean": self.clean, "summary": self.summary()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> QueriesVerdict:
@@ -144,6 +133,16 @@ def compare_queries(context: RunContext, report: Report = lambda text: None) -> 
         here, there = _search(client, previous, query, asked.k), _search(client, plan.index, query, asked.k)
         results.append(judge(query.name, here, there))
     return summarize(results, asked, previous, plan.index)
+
+
+def minimum_of(context: RunContext) -> str:
+    """What the spec asks of the comparison, for people; empty when that is nothing, or there is nothing to compare
+    with."""
+    asked = context.spec.validation.queries
+    if asked is None or context.plan.previous_index is None:
+        return ""
+    texts = ((f"overlap@{asked.k}", asked.min_overlap), ("rank-biased overlap", asked.min_rbo))
+    return ", ".join(f"{name} at least {minimum:g}" for name, minimum in texts if minimum is not None)
 
 
 def judge(name: str, previous: Sequence[str] | str, new: Sequence[str] | str) -> QueryResult:
