@@ -19,6 +19,7 @@ from reshelve.progress import read_tiling
 from reshelve.session import Session, attach, attach_beside
 from reshelve.state import find_run, fold
 from reshelve.validator.coordinator import validate as run_validation
+from reshelve.validator.full_check import begin
 from reshelve.validator.levels import LEVELS, Levels
 from reshelve.validator.verdict import Validation
 
@@ -85,9 +86,13 @@ def _validate(session: Session, levels: Levels, reports: Path) -> Validation:
     try:
         for role in _roles(session):
             children.start(role, 1)
-        return beside(
-            lambda: run_validation(context, read_tiling(context), levels=levels, live=live, report=say), watch
-        )
+        began = begin(context, levels.names, session.state.facts, session.record, say) if levels.full else None
+
+        def check() -> Validation:
+            tiling = read_tiling(context)
+            return run_validation(context, tiling, levels=levels, live=live, began=began, report=say)
+
+        return beside(check, watch)
     finally:
         children.stop()
 
