@@ -225,7 +225,7 @@ def test_make_plan(
     first = made(new)
     assert (first.previous_index, first.previous_uuid) == (None, None)
     assert {(d.field, d.change) for d in first.mapping_difference} == {("id", "added"), ("name", "added")}
-    assert "are not followed" in first.notes[0]
+    assert "makes the replication slot" in first.notes[0]
     assert len(first.segments) == 4
     assert Plan.from_json(first.to_json()) == first
 
