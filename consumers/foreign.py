@@ -26,7 +26,7 @@ from reshelve.model import MAX_ID_BYTES
 _GC: Final = "index.gc_deletes"
 _NOTHING: Final = "0s"
 # A delete is older than nothing only on the next tick of the node's cached clock (thread_pool.estimated_time_interval).
-_TICK_S: Final = 0.3
+_TICK_S: Final = 0.5
 _BATCH: Final = 500
 _HEADERS: Final = {"content-type": "application/x-ndjson"}
 

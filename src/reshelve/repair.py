@@ -92,6 +92,11 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
+def is_fed(session: Session) -> bool:
+    """Whether a process follows the source's changes for the run now. Raises ReshelveError."""
+    return session.state.following and read_holder(session.context.cluster, str(session.context.run)) is not None
+
+
 class Pulse:
     """Calls `beat` when it is called, but once in `every` seconds at most."""
 
@@ -121,10 +126,8 @@ class Repair:
         """Raises ReshelveError; what was written until then stays, and is right."""
         context, started = self.session.context, time.monotonic()
         found = keys.counts
-        topic = context.run.topic("documents")
-        recheck = Recheck(
-            context, context.cluster.written_ends(topic, context.partitions), self._fed, self.pulse, self.say
-        )
+        starts = context.cluster.written_ends(context.run.topic("documents"), context.partitions)
+        recheck = Recheck(context, starts, lambda: is_fed(self.session), self.pulse, self.say)
         self._remove_impossible(keys)
         for number in range(1, _TRIES + 1):
             if not self._write_again(keys):
@@ -199,13 +202,6 @@ class Repair:
             self.pulse()
         definition, following = context.plan.definition, self.session.state.following
         forget_deletes(context.opensearch, context.plan.index, definition, followed=following)
-
-    def _fed(self) -> bool:
-        return self.session.state.following and read_holder(self.session.context.cluster, self._run) is not None
-
-    @property
-    def _run(self) -> str:
-        return str(self.session.context.run)
 
     def _waiting(self, why: str) -> None:
         if why:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,10 +12,12 @@ from reshelve.crew import CrewOptions, crew
 from reshelve.drifted import DriftedKeys, drifted_keys
 from reshelve.errors import BlockedError, Interrupted, UsageError
 from reshelve.progress import read_tiling
-from reshelve.repair import Repair, Repaired
+from reshelve.repair import Repair, Repaired, is_fed
 from reshelve.repair_report import save_repair
 from reshelve.session import Session
 from reshelve.validator.coordinator import validate
+from reshelve.validator.full_check import begin
+from reshelve.validator.levels import Levels
 from reshelve.validator.verdict import Validation
 
 Say = Callable[[str], None]
@@ -32,13 +34,24 @@ class Upkeep:
     stop: threading.Event
     say: Say
 
-    def validate(self, levels: Sequence[str]) -> Validation:
-        """Compare at these levels (none: those of the spec), with a validator of our own. Raises ReshelveError."""
-        context = self.session.context
+    def validate(self, names: Collection[str]) -> Validation:
+        """Compare at these levels (none: those of the spec), with a validator of our own.
+
+        Where nobody follows the source's changes now, what it has changed is drift, too. Raises ReshelveError."""
+        session, context = self.session, self.session.context
+        asked = context.spec.validation
+        levels = Levels.named(names, asked) if names else Levels.of(asked)
+        began = begin(context, levels.names, session.state.facts, session.record, self.say) if levels.full else None
+        live = is_fed(session)
         only_validators = replace(self.options, key_readers=0, indexers=0)
-        with crew(context, self.session.state, only_validators, validators=1, say=self.say) as tend:
-            found = beside(lambda: validate(context, read_tiling(context), report=self.say), lambda: self._tend(tend))
-        self.session.record("validated", found.as_dict())
+
+        def work() -> Validation:
+            tiling = read_tiling(context)
+            return validate(context, tiling, levels=levels, live=live, began=began, report=self.say)
+
+        with crew(context, session.state, only_validators, validators=1, say=self.say) as tend:
+            found = beside(work, lambda: self._tend(tend))
+        session.record("validated", found.as_dict())
         return found
 
     @contextmanager

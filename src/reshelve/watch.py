@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -83,7 +83,7 @@ class Watch:
 
     cluster: KafkaCluster
     name: str
-    levels: Sequence[str]
+    levels: Collection[str]
     repair: bool
     options: CrewOptions
     stop: threading.Event

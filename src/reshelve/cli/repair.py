@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -20,13 +20,15 @@ from reshelve.model import facts
 from reshelve.repair import Repaired
 from reshelve.session import attach_beside
 from reshelve.upkeep import Upkeep, require_known, require_whole
+from reshelve.validator.levels import LEVELS
 from reshelve.validator.verdict import Validation
 
 _EXAMPLES: Final = 5
 _DRIFT: Final = 3  # exit code, as of `reshelve validate`
 
 LevelOption = Annotated[
-    str | None, typer.Option("--level", metavar="LEVEL[,LEVEL…]", help="What to compare; else what the spec says.")
+    list[str] | None,
+    typer.Option(help=f"What to look at, once for each: {', '.join(LEVELS)}. By default what the spec says."),
 ]
 
 
@@ -55,7 +57,7 @@ def repair(
     try:
         options = CrewOptions(key_readers, indexers, reports, cluster_environment(cluster))
         upkeep = Upkeep(session, options, stop, say)
-        with _found(upkeep, check, levels_of(level)) as keys:
+        with _found(upkeep, check, level or ()) as keys:
             if not as_json:
                 _list(keys)
             if dry_run:
@@ -78,11 +80,6 @@ def repair(
     require_clean(repaired)
 
 
-def levels_of(text: str | None) -> tuple[str, ...]:
-    """The levels named, in their order; none where none is."""
-    return tuple(filter(None, (part.strip() for part in (text or "").split(","))))
-
-
 def require_clean(repaired: Repaired) -> None:
     """Raises BlockedError where keys are left."""
     if not repaired.clean:
@@ -96,7 +93,7 @@ def require_clean(repaired: Repaired) -> None:
 
 
 @contextmanager
-def _found(upkeep: Upkeep, check: str | None, levels: tuple[str, ...]) -> Iterator[DriftedKeys]:
+def _found(upkeep: Upkeep, check: str | None, levels: Collection[str]) -> Iterator[DriftedKeys]:
     """The keys of the check named, or of a new one."""
     if check is not None:
         with upkeep.drifted(check) as keys:

@@ -12,7 +12,7 @@ import typer
 from reshelve.cli.connection import BootstrapOption, ConfigOption, cluster_environment, cluster_of
 from reshelve.cli.display import STREAM_VERSION, MetricsHostOption, MetricsPortOption, span
 from reshelve.cli.output import JsonOption, say, show, show_error, show_json
-from reshelve.cli.repair import LevelOption, levels_of
+from reshelve.cli.repair import LevelOption
 from reshelve.cli.signals import stop_on_signals
 from reshelve.crew import CrewOptions
 from reshelve.errors import BlockedError, ReshelveError
@@ -58,7 +58,7 @@ def watch(
     stop = threading.Event()
     stop_on_signals(stop)
     options = CrewOptions(key_readers, indexers, reports, cluster_environment(cluster))
-    looking = Watch(cluster, name, levels_of(level), repair, options, stop, say)
+    looking = Watch(cluster, name, level or (), repair, options, stop, say)
     metrics = None if metrics_port is None else WatchMetrics(metrics_host, metrics_port)
     observer = _Observer(metrics, as_json)
     try:
