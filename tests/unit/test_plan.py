@@ -168,7 +168,7 @@ def test_notes_say_what_is_made_and_what_is_not_guaranteed() -> None:
 def test_topics() -> None:
     topics = {topic.name.removeprefix(RUN.prefix): topic for topic in plan_topics(RUN, a_spec())}
     assert {name: topic.partitions for name, topic in topics.items()} == {
-        "pages": 4, "changes": 4, "documents": 4, "rejects": 1, "progress": 1, "checks": 4, "control": 1,
+        "pages": 4, "changes": 4, "documents": 4, "rejects": 1, "progress": 1, "checks": 4, "control": 1, "drift": 4,
     }  # fmt: skip
     assert all(topic.config["retention.ms"] == "-1" for topic in topics.values())
     assert int(topics["documents"].config["max.message.bytes"]) > 8 << 20
