@@ -10,6 +10,7 @@ from reshelve.errors import GateClosed
 from reshelve.gates import Following, GateFacts, LiveFacts, gates, require_open, standing
 from reshelve.producers.slot import SlotState
 from reshelve.receipts import Tiling
+from reshelve.validator.queries import QueriesVerdict
 from reshelve.validator.recomputation import Recomputation
 from reshelve.validator.verdict import PartitionVerdict, Validation
 
@@ -154,3 +155,25 @@ def test_each_gate_of_live_changes_closes_for_its_reason(facts: GateFacts, close
 def test_what_changes_while_the_swap_is_prepared_is_judged_again() -> None:
     late = followed(now_ms=_NOW_MS + 8_000)
     assert [gate.name for gate in standing(late) if not gate.open] == ["seconds behind"]
+
+
+def test_waived_rejects_are_named_and_close_nothing() -> None:
+    # The topic's sums are without the waived: the receipts know nothing of that.
+    facts = replace(_OPEN, waivers="3 waived by ada: test data", recomputed=Recomputation(9, 70, 9, 70, ()))
+    assert _closed(facts) == []
+    (gate,) = [gate for gate in gates(facts) if gate.name == "rejects empty"]
+    assert gate.value == "0; 3 waived by ada: test data"
+    assert _closed(replace(facts, rejects=1)) == ["rejects empty"]
+
+
+def test_what_was_redriven_stands_in_no_receipt() -> None:
+    assert _closed(replace(_OPEN, redriven=1, recomputed=Recomputation(11, 80, 11, 80, ()))) == []
+
+
+def test_searches_are_a_gate_where_a_minimum_is_set() -> None:
+    name = "searches find what they found"
+    verdict = QueriesVerdict("now", "cities-1", "cities-2", 10, 3, 3, 0, 0.4, 0.5, 0.5, None, ())
+    assert name not in [gate.name for gate in gates(replace(_OPEN, queries=verdict))]
+    assert _closed(replace(_OPEN, queries=verdict, minimum="overlap@10 at least 0.5")) == [name]
+    assert _closed(replace(_OPEN, queries=None, minimum="overlap@10 at least 0.5")) == [name]
+    assert _closed(replace(_OPEN, queries=replace(verdict, overlap=0.5), minimum="overlap@10 at least 0.5")) == []

@@ -21,6 +21,7 @@ from reshelve.state import find_run, fold
 from reshelve.validator.coordinator import validate as run_validation
 from reshelve.validator.full_check import begin
 from reshelve.validator.levels import LEVELS, Levels
+from reshelve.validator.queries import QueriesVerdict, QueryResult, compare_queries, minimum_of
 from reshelve.validator.verdict import Validation
 
 _LISTED = 50
@@ -46,15 +47,25 @@ def validate(
     try:
         asked = session.context.spec.validation
         levels = Levels.named(level, asked) if level else Levels.of(asked)
-        found = _validate(session, levels, reports)
-        session.record("validated", found.as_dict())
+        found = None if levels.names == ("queries",) else _validate(session, levels, reports)
+        if found is not None:
+            session.record("validated", found.as_dict())
+        queries = _compare_queries(session) if levels.queries else None
     finally:
         session.lease.release()
     if as_json:
-        show_json({"run": str(name), **found.as_dict()})
+        facts = {} if found is None else found.as_dict()
+        show_json({"run": str(name), **facts, "queries": None if queries is None else queries.as_dict()})
     else:
-        _show(found)
-    if not found.clean:
+        _show(found, queries)
+    if queries is not None and not queries.clean:
+        raise BlockedError(
+            "searches find other documents than before",
+            where=session.context.plan.index,
+            why=f"{queries.summary()} (needed: {minimum_of(session.context)})",
+            remedy="see the worst searches; correct index definition or query, or lower the minimum in the spec",
+        )
+    if found is not None and not found.clean:
         raise BlockedError(
             "the validation found differences",
             where=session.context.plan.index,
@@ -119,7 +130,30 @@ def _followed(session: Session) -> bool:
     return state.following
 
 
-def _show(found: Validation) -> None:
+def _compare_queries(session: Session) -> QueriesVerdict | None:
+    found = compare_queries(session.context, lambda text: say(text) if text else None)
+    if found is None:
+        say("searches are not compared: there is no previous index")
+    else:
+        session.record("queries", found.as_dict())
+    return found
+
+
+def _show(found: Validation | None, queries: QueriesVerdict | None) -> None:
+    if found is not None:
+        _show_drift(found)
+    if queries is not None:
+        show(queries.summary())
+        for one in queries.worst:
+            show(f"  {one.name}: {one.error or _difference(one)}")
+
+
+def _difference(one: QueryResult) -> str:
+    vanished, came = ", ".join(one.vanished) or "none", ", ".join(one.came) or "none"
+    return f"overlap {one.overlap:.3f}, rank-biased overlap {one.rbo:.3f}; vanished {vanished}; came {came}"
+
+
+def _show_drift(found: Validation) -> None:
     show(found.summary())
     listed = [pair for verdict in found.partitions for pair in verdict.drifted]
     listed += found.full.drifted if found.full is not None else ()
