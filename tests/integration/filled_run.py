@@ -24,6 +24,7 @@ from reshelve.context import RunContext
 from reshelve.local.stack import Endpoints
 from reshelve.model import (
     WATERMARK_KEY,
+    DriftedKey,
     KeyTask,
     Receipt,
     Segment,
@@ -34,7 +35,7 @@ from reshelve.model import (
 )
 from reshelve.plan import make_plan
 from reshelve.receipts import Tiling, tile
-from reshelve.schemas.codec import encode_key_task, encode_watermark
+from reshelve.schemas.codec import decode_drifted_key, encode_key_task, encode_watermark
 from reshelve.schemas.envelope import envelope_head, seal
 from reshelve.spec import parse
 
@@ -131,12 +132,21 @@ class FilledRun:
 
     def read_again(self, version: int, *keys: str) -> None:
         """Read the keys again into topic and index, at a version of the test's choice, as key reader and indexer would;
-        and commit what there is of `changes`."""
+        and commit what there is of `changes` and `documents`."""
         _, now = _read(self.context)
         documents = [(key.encode(), now.get(key.encode())) for key in keys]
         self.produce(documents, version)
         _index(self.context, dict(documents), version)
         self.commit("keys", "changes")
+        self.drain()
+
+    def now(self) -> dict[bytes, bytes]:
+        """The documents that the source has now."""
+        return _read(self.context)[1]
+
+    def put(self, documents: Mapping[bytes, bytes | None], version: int) -> None:
+        """Index documents as an indexer would; None is a tombstone."""
+        _index(self.context, documents, version)
 
     def execute(self, statement: str) -> int:
         """SQL on the source, committed; returns the version of a snapshot after it."""
@@ -153,6 +163,13 @@ class FilledRun:
 
     def delete(self, key: str) -> None:
         self.client.delete(index=self.index, id=key)
+
+    def drifted(self, check: str) -> dict[str, DriftedKey]:
+        """The records of a check in `drift`, by key."""
+        cluster, topic = self.context.cluster, self.context.run.topic("drift")
+        records = cluster.read(topic, range(self.context.partitions))
+        found = [decode_drifted_key(message.key() or b"", message.value() or b"") for message in records]
+        return {one.key: one for one in found if one.check == check}
 
     def drain(self) -> None:
         """Commit the ends of the topic for the indexers' group."""

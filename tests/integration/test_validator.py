@@ -30,7 +30,9 @@ Fill = Callable[..., FilledRun]
 @pytest.fixture
 def filled(endpoints: Endpoints, database: str, namespace: str, tmp_path: Path) -> Fill:
     def make(**options: object) -> FilledRun:
-        return fill(endpoints, database, namespace, tmp_path, **options)  # type: ignore[arg-type]
+        run = fill(endpoints, database, namespace, tmp_path, **options)  # type: ignore[arg-type]
+        run.drain()
+        return run
 
     return make
 
@@ -97,6 +99,18 @@ def test_drift_of_every_class_is_found_by_key(filled: Fill, database: str) -> No
     }
     assert found.drift == {"missing": 2, "extra": 1, "stale": 2, "different": 1, "foreign": 1}
     assert found.rejected == 1
+    records = run.drifted(found.check)
+    assert {key: one.drift for key, one in records.items()} == _drifted(found)
+    version = run.version
+    assert {key: (one.level, one.expected, one.found) for key, one in records.items()} == {
+        missing: ("checksums", version, None),
+        reject: ("checksums", version, None),
+        "999999": ("checksums", None, version),
+        stale: ("checksums", version, version - 1),
+        foreign: ("checksums", version, version + 1),
+        different: ("samples", version, version),
+        moved: ("samples", None, version),
+    }
     again = recompute(run.context)
     assert again.topic_documents == 2_000 == again.target_documents + 1
     assert again.differing
@@ -149,6 +163,7 @@ def test_a_topic_that_is_not_what_the_receipts_say_is_a_fault(filled: Fill) -> N
 def test_what_cannot_be_checked_is_an_error_and_no_difference(filled: Fill) -> None:
     run = filled(rows=50)
     run.produce([(b"1", None)], run.version + 1)
+    run.drain()
     with run.validator(), pytest.raises(BlockedError, match="no key task"):
         _validate(run)
 

@@ -139,7 +139,8 @@ class CheckWorker:
         findings.watch(sample.key for sample in chosen.items)
         if target is not None:
             self._compare_versions(task, log, topic, target, measure.lower, unsettled, findings)
-        pending = self._compare_samples(task, chosen.items, findings) if chosen.items else 0
+        samples = [sample for sample in chosen.items if sample.key not in findings.seen]
+        pending = self._compare_samples(task, samples, findings) if samples else 0
         findings.close()
         documents = sum(not one.gone for candidates in unsettled.values() for one in candidates)
         return PartitionVerdict(
@@ -179,7 +180,7 @@ class CheckWorker:
         judge_unsettled(point, add, lower=lower, candidates=unsettled, check=self._check)
 
     def _compare_samples(self, task: CheckTask, samples: Sequence[Sample], findings: Findings) -> int:
-        """How many were not judged. A key that differs by its version already counts once."""
+        """How many were not judged."""
         context = self._context
         keys = SourceKeys(self._source, context.plan.source.key)
         reader = SuspectReader(
@@ -192,10 +193,8 @@ class CheckWorker:
         )
         settled = task.scope.settled[task.number]
         drifted, pending = SampleComparison(context, task.number, settled, reader, self._check).compare(samples)
-        seen = frozenset(findings.seen)
         for one in drifted:
-            if one.key not in seen:
-                findings.add("samples", one.key, one.drift, one.expected, one.found)
+            findings.add("samples", one.key, one.drift, one.expected, one.found)
         return pending
 
     def _log(self, task: CheckTask) -> DocumentLog:
