@@ -48,7 +48,7 @@ def versions_held(client: OpenSearch, index: str, keys: Iterable[str]) -> dict[s
 def _get(client: OpenSearch, index: str, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
     what = "cannot look up the versions that the index holds"
     try:
-        answer = client.mget({"ids": ids}, index=index, params={"_source": "false"})
+        answer = client.mget(body={"ids": ids}, index=index, params={"_source": "false"})
     except TransportError as error:
         raise refusal(error, what, index) from None
     for item in answer["docs"]:
