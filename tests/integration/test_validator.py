@@ -21,7 +21,7 @@ from reshelve.local.stack import Endpoints
 from reshelve.schemas.reject import Reject
 from reshelve.validator.coordinator import validate
 from reshelve.validator.recomputation import recompute
-from reshelve.validator.tasks import CheckResult, decode
+from reshelve.validator.tasks import CheckResult, check_of, decode
 from reshelve.validator.verdict import Validation
 
 Fill = Callable[..., FilledRun]
@@ -244,4 +244,4 @@ def _workers(run: FilledRun) -> set[str]:
     assert found.clean
     records = (m.value() for m in run.context.cluster.read(run.context.run.topic("checks"), range(8)))
     results = (decode(record) for record in records if record is not None)
-    return {r.worker for r in results if isinstance(r, CheckResult) and r.check == found.check}
+    return {r.worker for r in results if isinstance(r, CheckResult) and check_of(r.check) == found.check}
