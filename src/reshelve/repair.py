@@ -47,9 +47,10 @@ Say = Callable[[str], None]
 class Repaired:
     """What a repair did.
 
-    keys    drifted keys by class
-    writes  what became of them: document (written again), tombstone, removed (from the index alone)
-    left    keys by class that are not right; reasons: of the first of them, (key, class, why)
+    keys      drifted keys by class
+    writes    what became of them: document (written again), tombstone, removed (from the index alone)
+    made_way  documents of foreign versions, ahead of the source's clock, that were deleted before
+    left      keys by class that are not right; reasons: of the first of them, (key, class, why)
     """
 
     run: str
@@ -59,6 +60,7 @@ class Repaired:
     seconds: float
     keys: Mapping[str, int]
     writes: Mapping[str, int]
+    made_way: int
     left: Mapping[str, int]
     reasons: tuple[tuple[str, str, str], ...]
 
@@ -83,6 +85,7 @@ class Repaired:
             "summary": self.summary(),
             "keys": dict(self.keys),
             "writes": dict(self.writes),
+            "made_way": self.made_way,
             "left": dict(self.left),
             "reasons": [{"key": key, "class": drift, "why": why} for key, drift, why in self.reasons],
         }
@@ -129,6 +132,7 @@ class Repair:
         starts = context.cluster.written_ends(context.run.topic("documents"), context.partitions)
         recheck = Recheck(context, starts, lambda: is_fed(self.session), self.pulse, self.say)
         self._remove_impossible(keys)
+        made_way = 0
         for number in range(1, _TRIES + 1):
             if not self._write_again(keys):
                 break
@@ -138,7 +142,7 @@ class Repair:
                 break
             self.say(f"left after {number} of {_TRIES} tries: {_listed(keys.left)}")
             if number < _TRIES:
-                self._make_way(keys)
+                made_way += self._make_way(keys)
         return Repaired(
             run=str(context.run),
             index=context.plan.index,
@@ -147,6 +151,7 @@ class Repair:
             seconds=round(time.monotonic() - started, 3),
             keys=found,
             writes={str(write): count for write, count in keys.writes.items()},
+            made_way=made_way,
             left=keys.left,
             reasons=tuple((one.key, one.drift, why) for one, why in keys.reasons(LISTED)),
         )
@@ -192,16 +197,19 @@ class Repair:
                 remedy="see that PostgreSQL runs, then repair again",
             ) from None
 
-    def _make_way(self, keys: DriftedKeys) -> None:
-        """Step 5, for those keys alone that another version is ahead of. What a delete left behind does not show: it is
-        forgotten with the others."""
-        context = self.session.context
+    def _make_way(self, keys: DriftedKeys) -> int:
+        """Step 5, for those keys alone that another version is ahead of; how many were deleted. What somebody else's
+        delete has left behind does not show: it is forgotten with ours."""
+        context, number = self.session.context, 0
         for ahead in keys.ahead():
             removed = remove_exactly(context.opensearch, context.plan.index, context.plan.write_alias, ahead)
-            self.say(f"made way for {len(removed):,} documents: a foreign version was ahead of the source's clock")
+            number += len(removed)
             self.pulse()
+        if number:
+            self.say(f"made way for {number:,} documents: foreign versions were ahead of the source's clock")
         definition, following = context.plan.definition, self.session.state.following
         forget_deletes(context.opensearch, context.plan.index, definition, followed=following)
+        return number
 
     def _waiting(self, why: str) -> None:
         if why:
