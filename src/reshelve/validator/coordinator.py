@@ -207,7 +207,7 @@ class _Check:
 
     @cached_property
     def _rejects(self) -> frozenset[str]:
-        return frozenset(one.key for one in read_ledger(self.context.cluster, self.context.run))
+        return frozenset(one.key for one in read_ledger(self.context.cluster, self.context.run) if not one.resolution)
 
 
 class _Timer:

@@ -208,6 +208,11 @@ class Validation:
         return sum(verdict.rejected for verdict in self._verdicts)
 
     @property
+    def waived(self) -> int:
+        """Keys that are missing or stale, and whose rejects somebody has waived."""
+        return sum(verdict.waived for verdict in self.partitions)
+
+    @property
     def pending(self) -> int:
         """Differences that were not judged, because a change of the key was under way at each attempt."""
         return sum(verdict.pending for verdict in self._verdicts)
@@ -231,6 +236,8 @@ class Validation:
         text += f", {self.compared:,} compared whole"
         if self.pending:
             text += f" ({self.pending:,} not judged: a change of theirs is under way)"
+        if self.waived:
+            text += f", {self.waived:,} waived left out"
         if self.clean:
             return text + ": no difference"
         found = [f"{count:,} {drift}" for drift, count in self.drift.items()]
