@@ -30,6 +30,7 @@ from reshelve.validator.waived import rejects_end
 TIMEOUT_S: Final = 6 * 3600.0
 _QUIET_S: Final = 30.0  # without a result before the operator is told
 _RESEND_S: Final = 120.0  # before unfinished tasks are sent again; doubled each time
+_RESEND_RANGES_S: Final = 30.0  # the same of tasks that take a second
 _PROGRESS_S: Final = 30.0
 _AT_ONCE: Final = 4  # tasks for each partition of `checks`
 _TOUCH_S: Final = 300.0  # well under the point in time's keep-alive
@@ -164,7 +165,8 @@ class _Check:
         later = deque(tasks)
         sent: dict[int, CheckTask] = {}
         done: dict[int, CheckResult] = {}
-        touch, tell, resend = _Timer(_TOUCH_S, 1), _Timer(_QUIET_S, 2), _Timer(_RESEND_S, 2)
+        touch, tell = _Timer(_TOUCH_S, 1), _Timer(_QUIET_S, 2)
+        resend = _Timer(_RESEND_RANGES_S if kind == "range" else _RESEND_S, 2)
         progress = _Timer(_PROGRESS_S, 1)
         with CheckChannel(self.context, self.report) as channel:
             while later or sent:
