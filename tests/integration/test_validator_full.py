@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from load import Load, applied_version, version_now, write_spec
 from opensearchpy import OpenSearch
 from pipeline import Pipeline
 
+from reshelve.context import RunContext
 from reshelve.journal import JournalWriter
 from reshelve.local.stack import Endpoints
 from reshelve.model import RunId
@@ -25,15 +26,15 @@ from reshelve.state import RunState
 from reshelve.validator.coordinator import validate
 from reshelve.validator.full_check import BEGAN, CheckBegan, read_results
 from reshelve.validator.levels import Levels
-from reshelve.validator.tasks import CheckResult
+from reshelve.validator.tasks import CheckResult, Kind
 from reshelve.validator.verdict import FullVerdict, Validation
-from reshelve.worker import load_context
 
 # The server's clock goes on meanwhile, for the sake of others' transactions: a watermark so much later covers them.
 _LATER = 1_000_000_000
 _PATIENCE_S = 120.0
 
 Fill = Callable[..., FilledRun]
+Results = Mapping[tuple[Kind, int], CheckResult]
 
 
 @pytest.fixture
@@ -75,7 +76,8 @@ def test_each_class_of_drift_is_found_and_a_change_under_way_is_none(filled: Fil
     other = orjson.dumps({"id": 0, "name": "another"})
     changed = ", ".join(key[name] for name in ("stale", "unread", "pending", "unsettled"))
     version = run.execute(
-        f"update things set name = name || ' new' where id in ({changed}); delete from things where id = {key['deleted']}"
+        f"update things set name = name || ' new' where id in ({changed});"
+        f"delete from things where id = {key['deleted']}"
     )
     now = run.now()
     run.delete(key["missing"])
@@ -124,10 +126,7 @@ def test_a_validator_that_is_killed_leaves_its_ranges_to_the_next(filled: Fill) 
             coordinator.join(200)
     assert found and dict(_full(found[0]).drifted) == {"4711": "missing"}
     assert (_full(found[0]).ranges, _full(found[0]).documents) == (60, 6_000)
-    results = read_results(run.context, began.check)
-    assert {at: one.worker for at, one in known.items()}.items() <= {
-        at: one.worker for at, one in results.items()
-    }.items()
+    _assert_kept(known, read_results(run.context, began.check))
 
 
 @pytest.mark.timeout(400)
@@ -139,9 +138,10 @@ def test_a_check_that_is_killed_is_gone_on_with(docs: Callable[[int], Pipeline],
     opensearch.delete(index=run.index, id="3999", params={"refresh": "true"})
     began = CheckBegan.now(["full"], tile([(str(n),) for n in range(200, 4_000, 200)]))
     JournalWriter(p.cluster, run).append(BEGAN, began.as_dict())
+    context = RunContext(_state(p).plan, _state(p).plan.resolve(p.environ))
 
-    def results() -> dict[tuple[str, int], CheckResult]:
-        return read_results(load_context(p.cluster, str(run))[1], began.check)  # type: ignore[return-value]
+    def results() -> Results:
+        return read_results(context, began.check)
 
     process = p.start("validate", run, "--level", "full")
     _wait_for("three ranges are compared", lambda: len(results()) >= 3 or process.poll() is not None)
@@ -156,10 +156,7 @@ def test_a_check_that_is_killed_is_gone_on_with(docs: Callable[[int], Pipeline],
     assert found["full"]["drifted"] == [["3999", "missing"]]
     assert (found["full"]["ranges"], found["full"]["documents"]) == (20, 4_000)
     assert f"going on with check {began.check}" in ended.stderr
-    after = results()
-    assert {at: one.seconds for at, one in before.items()}.items() <= {
-        at: one.seconds for at, one in after.items()
-    }.items()
+    _assert_kept(before, results())
     assert _state(p).facts["validated"]["check"] == began.check
 
 
@@ -174,11 +171,9 @@ def test_scope_and_transform_say_what_is_expected(docs: Callable[[int], Pipeline
     run = p.last_run
     validation = _state(p).facts["validated"]
     assert (validation["full"]["documents"], validation["full"]["drift"]) == (400, {})
-    document = {"id": 1, "name": "document 1"}
+    document, later = {"id": 1, "name": "document 1"}, {"version": "1" * 15, "version_type": "external"}
     for key in ("5", "501", "2"):  # left out, out of scope, not transformed
-        opensearch.index(
-            index=run.index, id=key, body=document, params={"version": "1" * 15, "version_type": "external"}
-        )
+        opensearch.index(index=run.index, id=key, body=document, params=later)
     found = p.reshelve("validate", run, "--level", "full", "--json").expect(3).lines[0]
     assert dict(found["full"]["drifted"]) == {"5": "foreign", "501": "foreign", "2": "foreign"}
 
@@ -227,6 +222,13 @@ def _following(p: Pipeline) -> Iterator[RunId]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _assert_kept(before: Results, after: Results) -> None:
+    """What was done once was not done again."""
+    assert {at: (one.worker, one.seconds) for at, one in before.items()} == {
+        at: (after[at].worker, after[at].seconds) for at in before
+    }
 
 
 def _state(p: Pipeline) -> RunState:
