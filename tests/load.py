@@ -9,7 +9,7 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ PARTITIONS: Final = 2
 _BATCH: Final = 1_000  # transactions of one pgbench: how soon it can end
 _CLIENTS: Final = 4
 _AWAY_S: Final = 0.2
+PATIENCE_S: Final = 240.0
 
 QUERY: Final = """
 select i.id, i.n, i.name, c.name as country,
@@ -192,7 +193,8 @@ class Load:
             self.committed += int(processed[1]) if processed else 0
             if done.returncode == 0:
                 continue
-            if "connection" not in done.stderr and "terminating" not in done.stderr:
+            # A backend that is killed says nothing; one that is told to end, or not up yet, does.
+            if not any(words in done.stderr for words in ("connection", "terminating", "the backend died")):
                 self._trouble = done.stdout + done.stderr  # a fault of the load's, not of the server's
                 return
             self.outages += 1
@@ -255,3 +257,41 @@ def applied_version(pipeline: Pipeline, run: RunId) -> int:
         return 0  # the brokers are away
     clock = oldest(Applied.decode(place.metadata) for place in places.values())
     return 0 if clock is None else clock.version
+
+
+@contextmanager
+def following(p: Pipeline, name: str) -> Iterator[RunId]:
+    """`reshelve run` of the spec, from when it has swapped the alias until it has been retired."""
+    log = p.folder / f"{name}.log"
+    with log.open("w") as out:
+        process = p.spawn(["run", p.spec], None, stdout=out, stderr=out)
+    known = {str(state.run) for state in p.states()}
+    try:
+
+        def swapped() -> bool:
+            assert process.poll() is None, log.read_text()
+            return any(state.following and str(state.run) not in known for state in p.states())
+
+        wait_for("the run follows", swapped)
+        yield p.last_run
+        assert process.wait(PATIENCE_S) == 0, log.read_text()
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for(what: str, condition: Callable[[], bool]) -> None:
+    """The test fails when that does not come true."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE_S:.0f} s: {what}"
+        time.sleep(0.3)
