@@ -287,6 +287,23 @@ def test_documents_that_the_new_index_refuses(completed: _Completed, tmp_path: P
     completed.command(*arguments).expect(2)
 
 
+def test_old_records_that_are_refused_and_newer_ones_that_are_not(completed: _Completed) -> None:
+    run = completed.run
+    ends = run.context.cluster.stable_ends(_topic(completed), _PARTITIONS)
+    since, singly = Start(offsets=tuple(ends.items())), WorkOptions(documents_per_second=2)  # each in its own request
+    run.produce([(b"5", b'{"id": "not a number"}'), (b"6", b'{"id": "nor this"}')], run.version)
+    completed.change("update things set name = 'newest' where id = 5", "5")
+    completed.change("delete from things where id = 6", "6")
+    run.drain()
+    assert completed.replay(Request(since), singly)["rejected"] == 2
+    assert completed.indexed(run.index) == completed.newest()
+    assert completed.replay(Request(to=completed.copy))["proof"]["equal"]
+    run.produce([(b"7", b'{"id": "never corrected"}')], run.version)
+    with pytest.raises(BlockedError, match="rejected 3 records") as refused:
+        completed.replay(Request(since), singly)
+    assert "1 rejected documents are open" in refused.value.why
+
+
 def test_beside_a_follower(docs: Callable[[int], Pipeline], opensearch: OpenSearch) -> None:
     p = docs(_ROWS)
     p.write(follow="always")

@@ -22,6 +22,7 @@ from opensearchpy.exceptions import TransportError
 
 from reshelve.consumers import generation
 from reshelve.consumers.opensearch import refusal
+from reshelve.consumers.reject_picture import look_at_rejects
 from reshelve.consumers.replay import Extent, Wants, deletes, only, places
 from reshelve.context import RunContext
 from reshelve.errors import BlockedError, Interrupted, ReshelveError, TargetRefused, UsageError
@@ -64,7 +65,7 @@ class Replay:
         """To its end. Returns what was recorded of it.
 
         Raises UsageError, Interrupted, and BlockedError: when what is asked for is not in the topic any more, when the
-        new index is not equal to the topic, when documents were rejected."""
+        new index is not equal to the topic, when the run's own has refused documents and accepted nothing newer."""
         self.request.require()
         began = time.monotonic()
         task = self._resume() or self._begin()
@@ -177,7 +178,8 @@ class Replay:
         self.display.progress(progress)
 
     def _check(self) -> None:
-        """Raises Interrupted."""
+        """Raises Interrupted, LeaseHeld."""
+        self.keep()
         if self.stop.is_set():
             raise Interrupted(
                 f"the replay of run {self.context.run} was stopped",
@@ -225,13 +227,22 @@ class Replay:
                 why=f"{proof.summary()}; {rejected} documents were rejected",
                 remedy=f"{rejects}; delete the index, correct its definition, and replay again",
             )
-        if rejected:
+        if rejected and proof is not None:
+            self.display.say(f"note: {rejected} older records were rejected, and newer ones of their keys accepted")
+        elif rejected and (left := self._open_rejects()):
             raise BlockedError(
-                f"index {task.index} rejected {rejected} documents of the replay",
+                f"index {task.index} rejected {rejected} records of the replay",
                 where=self.context.run.topic("rejects"),
-                why="the index refused them; all others are applied",
+                why=f"{left} rejected documents are open: the index has accepted nothing newer of them",
                 remedy=rejects,
             )
+
+    def _open_rejects(self) -> int:
+        context = self.context
+        picture = look_at_rejects(
+            context.cluster, context.run, context.opensearch, context.plan.index, context.partitions
+        )
+        return len(picture.open)
 
 
 def _exists(index: str) -> UsageError:
