@@ -63,6 +63,11 @@ class DriftedKeys:
         return dict(self._connection.execute(rows))
 
     @property
+    def open(self) -> bool:
+        """Whether there is a key that another try may help."""
+        return self._connection.execute(_OPEN, [b"", 1]).fetchone() is not None
+
+    @property
     def writes(self) -> dict[Write, int]:
         """Number of keys by what became of them."""
         rows = "select done, count(*) from drifted where done is not null group by done order by done"

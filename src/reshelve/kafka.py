@@ -217,10 +217,13 @@ class KafkaCluster:
                 if kafka_error(error).code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise refusal(error, f"cannot delete topic {name}", self.bootstrap) from None
 
-    def start_group(self, group: str, topic: str, partitions: int) -> None:
-        """Commit offset 0 for a group that has none yet, so that "no offset" afterwards always means "lost"."""
+    def start_group(self, group: str, topic: str, partitions: int, starts: Mapping[int, int] | None = None) -> None:
+        """Commit an offset for a group that has none yet, so that "no offset" afterwards always means "lost": 0, or
+        that of `starts`."""
         known = self.committed(group, topic, partitions)
-        missing = [TopicPartition(topic, p, 0) for p, offset in known.items() if offset is None]
+        missing = [
+            TopicPartition(topic, p, starts[p] if starts else 0) for p, offset in known.items() if offset is None
+        ]
         if missing:
             request = ConsumerGroupTopicPartitions(group, missing)
             try:

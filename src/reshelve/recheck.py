@@ -9,8 +9,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
+from reshelve.consumers.rejects import read_rejects
 from reshelve.context import RunContext
 from reshelve.drifted import DriftedKeys, Write
+from reshelve.schemas.reject import Reject
 from reshelve.validator.alignment import Alignment, align
 from reshelve.validator.compare import Written, expected_version, judge
 from reshelve.validator.excuse import Excuses
@@ -20,7 +22,7 @@ from reshelve.validator.source_keys import SourceKeys
 from reshelve.validator.suspects import Suspect, SuspectReader
 
 REJECTED: Final = "it became no document: see `reshelve rejects list`"
-REFUSED: Final = "the index has no such document: it was rejected, or a delete by somebody else is newer"
+REFUSED: Final = "the index takes no such document: a delete by somebody else is newer"
 AHEAD: Final = "the index has a version that somebody else wrote, newer than the source's clock"
 BEHIND: Final = "the index has an older version"
 DIFFERENT: Final = "source and index differ"
@@ -50,22 +52,25 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """write: what the key was made, where it is right; else why it is not. ahead: the foreign version that is newer
-    than ours."""
+    than ours. final: another try would change nothing."""
 
     write: Write | None = None
     why: str = ""
     ahead: int | None = None
+    final: bool = False
 
 
-def conclude(finding: Finding, suspect: Suspect | None) -> Verdict:
-    """Pure. `suspect`: the key's value differs for certain."""
+def conclude(finding: Finding, suspect: Suspect | None, *, rejected: bool) -> Verdict:
+    """Pure. `suspect`: the key's value differs for certain; rejected: it was, since the repair began."""
     lower, found = finding.lower, finding.found
     if lower is None or (suspect is not None and suspect.rejected):
-        return Verdict(why=REJECTED)
+        return Verdict(why=REJECTED, final=True)
     if judge(lower, finding.candidates, found) is None:
         if suspect is not None:
             return Verdict(why=DIFFERENT)
         return Verdict("tombstone" if expected_version(lower, finding.candidates) is None else "document")
+    if rejected:
+        return Verdict(why=REJECTED, final=True)
     if found is None:
         return Verdict(why=REFUSED)
     if found > max(one.version for one in (lower, *finding.candidates)):
@@ -77,13 +82,15 @@ def conclude(finding: Finding, suspect: Suspect | None) -> Verdict:
 class Recheck:
     """Looks at every key that is left, and settles those that are right.
 
-    starts  of `documents`, by partition, before the first key was read again
-    fed     whether somebody follows the source's changes now
-    check   called often; raises to end the work
+    starts   of `documents`, by partition, before the first key was read again
+    rejects  where `rejects` ended then
+    fed      whether somebody follows the source's changes now
+    check    called often; raises to end the work
     """
 
     context: RunContext
     starts: Mapping[int, int]
+    rejects: int
     fed: Callable[[], bool]
     check: Callable[[], None]
     say: Callable[[str], None]
@@ -100,12 +107,14 @@ class Recheck:
             finally:
                 alignment.point.close()
             self._read_records(memory, alignment)
+            records = read_rejects(self.context.cluster, self.context.run, self.rejects)
+            rejected = {record.key.encode() for record, _, _ in records if isinstance(record, Reject)}
             for key, finding in _findings(memory):
-                verdict = conclude(finding, suspects.get(key))
+                verdict = conclude(finding, suspects.get(key), rejected=key in rejected)
                 if verdict.write is not None:
                     keys.settle(key.decode(), verdict.write)
                 else:
-                    keys.leave(key.decode(), verdict.why, ahead=verdict.ahead)
+                    keys.leave(key.decode(), verdict.why, ahead=verdict.ahead, final=verdict.final)
 
     def _compare_values(self, keys: DriftedKeys) -> dict[bytes, Suspect]:
         """Those that differ for certain: few, most were just written."""

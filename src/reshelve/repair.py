@@ -26,7 +26,7 @@ import psycopg
 
 from reshelve.consumers.foreign import forget_deletes, remove_exactly
 from reshelve.drifted import DriftedKeys
-from reshelve.errors import Unreachable
+from reshelve.errors import BlockedError, Unreachable
 from reshelve.lease import read_holder
 from reshelve.passage import Passage
 from reshelve.producers.key_tasks import write_key_tasks
@@ -130,7 +130,8 @@ class Repair:
         context, started = self.session.context, time.monotonic()
         found = keys.counts
         starts = context.cluster.written_ends(context.run.topic("documents"), context.partitions)
-        recheck = Recheck(context, starts, lambda: is_fed(self.session), self.pulse, self.say)
+        rejects = context.cluster.written_ends(context.run.topic("rejects"), 1)[0]
+        recheck = Recheck(context, starts, rejects, lambda: is_fed(self.session), self.pulse, self.say)
         self._remove_impossible(keys)
         made_way = 0
         for number in range(1, _TRIES + 1):
@@ -141,7 +142,7 @@ class Repair:
             if not keys.left:
                 break
             self.say(f"left after {number} of {_TRIES} tries: {_listed(keys.left)}")
-            if number < _TRIES:
+            if number < _TRIES and keys.open:
                 made_way += self._make_way(keys)
         return Repaired(
             run=str(context.run),
@@ -163,13 +164,24 @@ class Repair:
         number, ends = write_key_tasks(context.cluster, context.run, wanted, context.partitions, self._waiting)
         if not number:
             return 0
-        passage, told = Passage(context.cluster, context.run, ends), 0.0
+        passage, told, fed = Passage(context.cluster, context.run, ends), 0.0, is_fed(self.session)
         while not passage.done():
             if time.monotonic() - told > _SAY_S:
                 told = time.monotonic()
+                if fed and not is_fed(self.session):
+                    raise self._left_alone()
                 self.say(f"{number:,} keys are read again: {passage.stage} at work")
             self.tend()
         return number
+
+    def _left_alone(self) -> BlockedError:
+        """Its key readers and indexers were to do the work."""
+        return BlockedError(
+            "the process that follows the run has ended",
+            where=str(self.session.context.run),
+            why="its key readers and indexers are not there any more",
+            remedy=f"`reshelve follow {self.session.context.run}`, or repair again: that does without",
+        )
 
     def _remove_impossible(self, keys: DriftedKeys) -> None:
         """Step 1. A key task of such a key would stop the key readers, those of a follower too."""

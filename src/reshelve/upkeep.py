@@ -34,14 +34,18 @@ class Upkeep:
     stop: threading.Event
     say: Say
 
-    def validate(self, names: Collection[str]) -> Validation:
+    def validate(self, names: Collection[str], *, record: bool = True) -> Validation:
         """Compare at these levels (none: those of the spec), with a validator of our own.
 
+        record  in the journal, which makes a comparison of level "full" one that can be gone on with
         Where nobody follows the source's changes now, what it has changed is drift, too. Raises ReshelveError."""
         session, context = self.session, self.session.context
         asked = context.spec.validation
         levels = Levels.named(names, asked) if names else Levels.of(asked)
-        began = begin(context, levels.names, session.state.facts, session.record, self.say) if levels.full else None
+        began = None
+        if levels.full and record:
+            began = begin(context, levels.names, session.state.facts, session.record, self.say)
+        self._restore_places()
         live = is_fed(session)
         only_validators = replace(self.options, key_readers=0, indexers=0)
 
@@ -51,7 +55,8 @@ class Upkeep:
 
         with crew(context, session.state, only_validators, validators=1, say=self.say) as tend:
             found = beside(work, lambda: self._tend(tend))
-        session.record("validated", found.as_dict())
+        if record:
+            session.record("validated", found.as_dict())
         return found
 
     @contextmanager
@@ -64,11 +69,24 @@ class Upkeep:
     def repair(self, keys: DriftedKeys) -> Repaired:
         """Repair the keys, and say so in the journal and in a report. Raises ReshelveError."""
         context, state = self.session.context, self.session.state
+        self._restore_places()
         with crew(context, state, self.options, say=self.say) as tend:
             found = Repair(self.session, lambda: self._tend(tend), self.say).run(keys)
         self.session.record("repaired", found.as_dict())
         save_repair(found, self.options.reports, self.say)
         return found
+
+    def _restore_places(self) -> None:
+        """The brokers forget the offsets of a group that nobody is in for some days (`offsets.retention.minutes`). Of a
+        run that nobody is to follow any more they are put at the ends: what was not passed then shows as drift. One
+        that is to be followed must not overlook it."""
+        context, cluster = self.session.context, self.session.context.cluster
+        if self.session.state.following:
+            return
+        for role, name in (("keys", "changes"), ("indexer", "documents")):
+            topic = context.run.topic(name)
+            ends = cluster.written_ends(topic, context.partitions)
+            cluster.start_group(context.run.group(role), topic, context.partitions, ends)
 
     def _tend(self, tend: Callable[[], None]) -> None:
         if self.stop.is_set():

@@ -96,10 +96,11 @@ class Watch:
         session = attach_beside(self.cluster, run, "repair" if self.repair else "watch", self.say)
         try:
             upkeep = Upkeep(session, self.options, self.stop, self.say)
-            found = upkeep.validate(self.levels)
+            found = upkeep.validate(self.levels, record=False)  # the journal is kept for ever, and read whole
             drift: Mapping[str, int] = {}
             left: Mapping[str, int] = {}
             if not found.clean:
+                session.record("validated", found.as_dict())
                 with upkeep.drifted(found.check) as keys:
                     require_whole(keys, found)
                     drift = left = keys.counts
