@@ -162,8 +162,8 @@ def _group(name: str, members: list[RejectedKey], superseded: Set[str]) -> Rejec
 
 
 def waivers(resolutions: Iterable[Resolution]) -> str:
-    """Who waived how many, and why: "3 waived by ada: test data"; empty when nothing is."""
+    """Who waived how many, and why, oldest first: "3 waived by ada: test data"; empty when nothing is."""
     counts: dict[tuple[str, str], int] = {}
-    for one in resolutions:
+    for one in sorted(resolutions, key=lambda one: one.at):
         counts[one.by, one.why] = counts.get((one.by, one.why), 0) + 1
     return "; ".join(f"{number:,} waived by {by}: {why}" for (by, why), number in counts.items())
