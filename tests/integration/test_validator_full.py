@@ -126,7 +126,7 @@ def test_a_validator_that_is_killed_leaves_its_ranges_to_the_next(filled: Fill) 
             coordinator.join(200)
     assert found and dict(_full(found[0]).drifted) == {"4711": "missing"}
     assert (_full(found[0]).ranges, _full(found[0]).documents) == (60, 6_000)
-    _assert_kept(known, read_results(run.context, began.check))
+    _assert_kept(known, read_results(run.context, began.check), run.context.partitions)
 
 
 @pytest.mark.timeout(400)
@@ -156,7 +156,7 @@ def test_a_check_that_is_killed_is_gone_on_with(docs: Callable[[int], Pipeline],
     assert found["full"]["drifted"] == [["3999", "missing"]]
     assert (found["full"]["ranges"], found["full"]["documents"]) == (20, 4_000)
     assert f"going on with check {began.check}" in ended.stderr
-    _assert_kept(before, results())
+    _assert_kept(before, results(), context.partitions)
     assert _state(p).facts["validated"]["check"] == began.check
 
 
@@ -182,7 +182,8 @@ def test_scope_and_transform_say_what_is_expected(docs: Callable[[int], Pipeline
 def test_under_load_there_is_no_false_alarm_and_nothing_is_missed(pipeline: Pipeline, opensearch: OpenSearch) -> None:
     load = Load(pipeline, 3_000, 7, rate=300)
     load.prepare()
-    pipeline.execute("insert into items select n, 0, 'calm ' || n, 1 from generate_series(900001, 900010) n")
+    # No transaction of the load comes by these: their country is none of its countries.
+    pipeline.execute("insert into items select n, 0, 'calm ' || n, 0 from generate_series(900001, 900010) n")
     write_spec(pipeline, documents_per_second=10_000)
     with _following(pipeline) as run, load.running():
         for _ in range(2):
@@ -224,11 +225,10 @@ def _following(p: Pipeline) -> Iterator[RunId]:
             process.wait()
 
 
-def _assert_kept(before: Results, after: Results) -> None:
-    """What was done once was not done again."""
-    assert {at: (one.worker, one.seconds) for at, one in before.items()} == {
-        at: (after[at].worker, after[at].seconds) for at in before
-    }
+def _assert_kept(before: Results, after: Results, partitions: int) -> None:
+    """What was done once was not done again, but for what each partition's validator had not acknowledged yet."""
+    again = [at for at, one in before.items() if (one.worker, one.seconds) != (after[at].worker, after[at].seconds)]
+    assert len(again) <= partitions
 
 
 def _state(p: Pipeline) -> RunState:
