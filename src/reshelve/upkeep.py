@@ -34,9 +34,10 @@ class Upkeep:
     stop: threading.Event
     say: Say
 
-    def validate(self, names: Collection[str], *, record: bool = True) -> Validation:
+    def validate(self, names: Collection[str], *, rate: float | None = None, record: bool = True) -> Validation:
         """Compare at these levels (none: those of the spec), with a validator of our own.
 
+        rate    documents a second that level "full" may compare; None: as the run's limits say
         record  in the journal, which makes a comparison of level "full" one that can be gone on with
         Where nobody follows the source's changes now, what it has changed is drift, too. Raises ReshelveError."""
         session, context = self.session, self.session.context
@@ -51,7 +52,7 @@ class Upkeep:
 
         def work() -> Validation:
             tiling = read_tiling(context)
-            return validate(context, tiling, levels=levels, live=live, began=began, report=self.say)
+            return validate(context, tiling, levels=levels, live=live, began=began, rate=rate, report=self.say)
 
         with crew(context, session.state, only_validators, validators=1, say=self.say) as tend:
             found = beside(work, lambda: self._tend(tend))

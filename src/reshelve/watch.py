@@ -84,6 +84,7 @@ class Watch:
     cluster: KafkaCluster
     name: str
     levels: Collection[str]
+    rate: float | None
     repair: bool
     options: CrewOptions
     stop: threading.Event
@@ -96,7 +97,9 @@ class Watch:
         session = attach_beside(self.cluster, run, "repair" if self.repair else "watch", self.say)
         try:
             upkeep = Upkeep(session, self.options, self.stop, self.say)
-            found = upkeep.validate(self.levels, record=False)  # the journal is kept for ever, and read whole
+            found = upkeep.validate(
+                self.levels, rate=self.rate, record=False
+            )  # the journal is kept for ever, and read whole
             drift: Mapping[str, int] = {}
             left: Mapping[str, int] = {}
             if not found.clean:

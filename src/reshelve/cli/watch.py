@@ -39,6 +39,9 @@ def watch(
         str, typer.Option(metavar="TIME", help="From the beginning of a look to that of the next: 90s, 10m, 6h, 1d.")
     ] = "10m",
     level: LevelOption = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Documents a second that level full compares; else the run's limit.")
+    ] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Repair what has drifted.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Look once, for cron: exit code 0, 3 with drift, 1.")] = False,
     key_readers: Annotated[int, typer.Option(min=1, help="Key readers for repairs, where no process follows.")] = 1,
@@ -58,7 +61,7 @@ def watch(
     stop = threading.Event()
     stop_on_signals(stop)
     options = CrewOptions(key_readers, indexers, reports, cluster_environment(cluster))
-    looking = Watch(cluster, name, level or (), repair, options, stop, say)
+    looking = Watch(cluster, name, level or (), rate, repair, options, stop, say)
     metrics = None if metrics_port is None else WatchMetrics(metrics_host, metrics_port)
     observer = _Observer(metrics, as_json)
     try:

@@ -46,6 +46,7 @@ def validate(
     levels: Levels | None = None,
     live: bool | None = None,
     began: CheckBegan | None = None,
+    rate: float | None = None,
     timeout: float = TIMEOUT_S,
     report: Report = lambda text: None,
 ) -> Validation:
@@ -55,6 +56,7 @@ def validate(
     live    the source's changes are followed now; None: if the plan follows them. Else whatever it has changed since is
             drift: nobody is about to read it
     began   what level "full" goes on with (`full_check.begin`); None: with nothing, nor can anybody go on with it
+    rate    documents a second that level "full" may compare; None: as the run's limits say
 
     A difference is a result. What can't be checked is an error: BlockedError when no validator finishes in time, or
     what a validator could not do. While a server is away it waits, says so to `report`, and starts the check anew."""
@@ -65,7 +67,7 @@ def validate(
         try:
             if asked.full and began is None:
                 began = CheckBegan.now(asked.names, plan_ranges(context))
-            return _Check(context, tiling, asked, followed, began, deadline, report).run()
+            return _Check(context, tiling, asked, followed, began, rate, deadline, report).run()
         except Unreachable as error:
             if time.time() + _RETRY_S > deadline:
                 raise
@@ -82,6 +84,7 @@ class _Check:
     levels: Levels
     live: bool
     began: CheckBegan | None
+    rate: float | None
     deadline: float
     report: Report
 
@@ -148,6 +151,7 @@ class _Check:
             checksums=self.levels.checksums,
             samples=self.levels.samples,
             rejects=rejects_end(self.context),
+            rate=self.rate,
         )
         try:
             yield point, scope

@@ -39,6 +39,7 @@ class Scope:
     live     the source's changes are followed: a watermark of any clock comes sooner or later
     rejects  offset of `rejects` before which waivers count
     buckets  into which the keys of a partition are divided
+    rate     documents a second that all validators together compare whole; None: as the run's limits say
     """
 
     expires: float
@@ -53,6 +54,7 @@ class Scope:
     checksums: bool
     samples: int
     rejects: int = 0
+    rate: float | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Scope:

@@ -50,6 +50,7 @@ class CheckWorker:
         self._context, self._check, self._share = context, check, share
         self._topic = context.run.topic("documents")
         self._tails: tuple[str, dict[bytes, list[Written]]] | None = None
+        self._throttles: dict[float | None, Throttle] = {}
         self._waivers: tuple[str, frozenset[bytes]] | None = None
         self.name = f"{socket.gethostname()}/{os.getpid()}"
 
@@ -98,7 +99,7 @@ class CheckWorker:
             self._source,
             excuses,
             findings,
-            throttle=self._throttle,
+            throttle=self._throttle(task.scope.rate),
             share=self._share,
             check=self._check,
         )
@@ -220,10 +221,12 @@ class CheckWorker:
         partitions = self._context.partitions
         return {k: c for k, c in self._unsettled(task).items() if partition_of(k, partitions) == task.number}
 
-    @cached_property
-    def _throttle(self) -> Throttle:
-        limits = self._context.spec.limits
-        return Throttle(limits.documents_per_second, limits.megabytes_per_second)
+    def _throttle(self, rate: float | None) -> Throttle:
+        """One for all tasks of a rate: what a task owes, the next one waits off."""
+        if rate not in self._throttles:
+            limits = self._context.spec.limits
+            self._throttles = {rate: Throttle(rate or limits.documents_per_second, limits.megabytes_per_second)}
+        return self._throttles[rate]
 
     @cached_property
     def _source(self) -> SnapshotReader:
