@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import psycopg
 import pytest
-from load import QUERY, SCALE, SEEDS, Load, applied_version, version_now, write_spec
+from load import QUERY, SCALE, SEEDS, Load, applied_version, following, version_now, wait_for, write_spec
 from opensearchpy import OpenSearch
 from pipeline import Pipeline
 
@@ -18,7 +15,6 @@ from reshelve.model import RunId
 _ROWS = 6_000
 _TRANSACTIONS = 30_000 * SCALE
 _COPIED_PER_SECOND = 4_000
-_PATIENCE_S = 240.0
 # The second run's documents have another shape, its index another mapping.
 _CHANGED = QUERY.replace("i.n, i.name", "i.n, upper(i.name) as name")
 
@@ -32,10 +28,10 @@ def test_a_rebuild_under_load_equals_its_source(
     load.prepare()
     with load.running():
         write_spec(pipeline, documents_per_second=_COPIED_PER_SECOND)
-        with _following(pipeline, "first") as first:
+        with following(pipeline, "first") as first:
             assert _searched(pipeline, opensearch) == [first.index]
             write_spec(pipeline, _CHANGED, documents_per_second=_COPIED_PER_SECOND)
-            with _following(pipeline, "second") as second:
+            with following(pipeline, "second") as second:
                 assert _searched(pipeline, opensearch) == [second.index]
                 load.finish(_TRANSACTIONS)
                 _assert_equal(pipeline, opensearch, {first: QUERY, second: _CHANGED})
@@ -47,48 +43,11 @@ def test_a_rebuild_under_load_equals_its_source(
     record_property("transactions", load.committed)
 
 
-@contextmanager
-def _following(p: Pipeline, name: str) -> Iterator[RunId]:
-    """`reshelve run` of the spec, from when it has swapped the alias until it has been retired."""
-    log = p.folder / f"{name}.log"
-    with log.open("w") as out:
-        process = p.spawn(["run", p.spec], None, stdout=out, stderr=out)
-    known = {str(state.run) for state in p.states()}
-    try:
-
-        def swapped() -> bool:
-            assert process.poll() is None, log.read_text()
-            return any(state.following and str(state.run) not in known for state in p.states())
-
-        _wait_for("the run follows", swapped)
-        yield p.last_run
-        assert process.wait(_PATIENCE_S) == 0, log.read_text()
-    finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_for(what: str, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {_PATIENCE_S:.0f} s: {what}"
-        time.sleep(0.3)
-
-
 def _assert_equal(p: Pipeline, client: OpenSearch, runs: dict[RunId, str]) -> None:
     """The load has ended: each run's index has all of it as soon as its applied clock has passed."""
     version = version_now(p)
     for run, query in runs.items():
-        _wait_for(f"{run} has applied {version}", lambda run=run: applied_version(p, run) >= version)
+        wait_for(f"{run} has applied {version}", lambda run=run: applied_version(p, run) >= version)
         p.assert_equal(client, query, run=run, changed=True)
 
 
