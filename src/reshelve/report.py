@@ -52,7 +52,11 @@ def report_facts(plan: Plan, state: RunState) -> dict[str, Any]:
         "copied": seen.get("copied"),
         "validation": seen.get("validated"),
         "queries": seen.get("queries"),
-        "waivers": state.waivers,
+        "rejects": {
+            "open": seen.get("checkpoint", {}).get("rejects", 0),
+            "redriven": state.redriven,
+            "waivers": state.waivers,
+        },
         "gates": seen.get("gates", {}).get("gates"),
         "cutover": seen.get("cutover"),
         "rolled_back": state.rolled_back,
@@ -122,7 +126,7 @@ def render(found: dict[str, Any]) -> str:
     lines += _changes(found["changes"])
     lines += _copied(found["copied"])
     lines += _validation(found["validation"])
-    lines += _waivers(found["waivers"])
+    lines += _rejects(found["rejects"])
     lines += _queries(found["queries"])
     if found["gates"]:
         lines += ["## Gates of the cut-over", "", "| gate | value | threshold | |", "|---|---|---|---|"]
@@ -200,15 +204,20 @@ def _validation(validation: dict[str, Any] | None) -> list[str]:
     return [*lines, ""]
 
 
-def _waivers(waivers: list[dict[str, Any]]) -> list[str]:
-    if not waivers:
+def _rejects(rejects: dict[str, Any]) -> list[str]:
+    waivers = rejects["waivers"]
+    if not (rejects["open"] or rejects["redriven"] or waivers):
         return []
-    lines = ["## Waived rejects", "", "Rejected documents that somebody answers for:", ""]
+    lines = ["## Rejects", ""]
+    if rejects["open"]:
+        lines.append(f"- {rejects['open']:,} open, but for those that a later change of the source has superseded")
+    if rejects["redriven"]:
+        lines.append(f"- {rejects['redriven']:,} read again and accepted, after their cause was corrected")
     for one in waivers:
         keys = ", ".join(f"`{key}`" for key in one["keys"])
         more = one["count"] - len(one["keys"])
         rest = f" and {more:,} more" if more else ""
-        lines.append(f"- {one['count']:,} by {one['by']} at {one['at']}: {one['why']} ({keys}{rest})")
+        lines.append(f"- {one['count']:,} waived by {one['by']} at {one['at']}: {one['why']} ({keys}{rest})")
     return [*lines, ""]
 
 

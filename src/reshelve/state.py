@@ -27,6 +27,7 @@ class RunState:
     following   it completed, and its index is kept after the source until it is retired
     errors      everything that went wrong on the way, oldest first
     waivers     who waived which rejects and why, oldest first
+    redriven    how many rejects were read again and accepted
     """
 
     run: RunId
@@ -45,6 +46,7 @@ class RunState:
     stages: dict[str, str] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
     waivers: list[dict[str, Any]] = field(default_factory=list)
+    redriven: int = 0
     events: int = 0
     last_at: str = ""
 
@@ -115,6 +117,8 @@ class RunState:
                 self._enter("completed", event.at)
             case "waived":
                 self.waivers.append({"at": event.at, **data})
+            case "redriven":
+                self.redriven += int(data["accepted"])
             case "rolled_back":
                 self.rolled_back = True
             case "cleaned":

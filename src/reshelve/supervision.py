@@ -137,7 +137,8 @@ class Supervision:
                 f"{progress.rejects} documents were rejected",
                 where=run.topic("rejects"),
                 why=f"limits.max_rejects allows {limit}",
-                remedy=f"see them with `reshelve rejects list {run}`, correct the cause, run with --new",
+                remedy=f"see them with `reshelve rejects list {run}`; correct the cause and redrive them, waive them,"
+                " or raise the limit; then run again",
             )
         self.observer.progress(self.stage, progress)
         self._write_checkpoint(progress)
