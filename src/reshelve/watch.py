@@ -17,7 +17,7 @@ from reshelve.kafka import KafkaCluster
 from reshelve.metrics import ServedCollector, gauge
 from reshelve.session import attach_beside
 from reshelve.state import RunState, fold
-from reshelve.upkeep import Upkeep, require_whole
+from reshelve.upkeep import Upkeep, require_keys
 from reshelve.validator.compare import DRIFT_CLASSES
 
 _LEAST_WAIT_S: Final = 1.0  # between two looks, when one takes longer than the time between them
@@ -97,15 +97,14 @@ class Watch:
         session = attach_beside(self.cluster, run, "repair" if self.repair else "watch", self.say)
         try:
             upkeep = Upkeep(session, self.options, self.stop, self.say)
-            found = upkeep.validate(
-                self.levels, rate=self.rate, record=False
-            )  # the journal is kept for ever, and read whole
+            # The journal is kept for ever, and read whole: it is told of drift only.
+            found = upkeep.validate(self.levels, rate=self.rate, record=False)
             drift: Mapping[str, int] = {}
             left: Mapping[str, int] = {}
             if not found.clean:
                 session.record("validated", found.as_dict())
                 with upkeep.drifted(found.check) as keys:
-                    require_whole(keys, found)
+                    require_keys(keys, found, self.say)
                     drift = left = keys.counts
                     if self.repair:
                         left = upkeep.repair(keys).left

@@ -19,7 +19,7 @@ from reshelve.errors import AbortedError, BlockedError
 from reshelve.model import facts
 from reshelve.repair import Repaired
 from reshelve.session import attach_beside
-from reshelve.upkeep import Upkeep, require_known, require_whole
+from reshelve.upkeep import Upkeep, require_keys, require_known
 from reshelve.validator.levels import LEVELS
 from reshelve.validator.verdict import Validation
 
@@ -103,7 +103,7 @@ def _found(upkeep: Upkeep, check: str | None, levels: Collection[str]) -> Iterat
     found: Validation = upkeep.validate(levels)
     say(f"check {found.check}: {found.summary()}")
     with upkeep.drifted(found.check) as keys:
-        require_whole(keys, found)
+        require_keys(keys, found, say)
         yield keys
 
 
