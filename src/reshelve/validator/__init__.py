@@ -16,6 +16,7 @@ suspects       keys that seem to differ, looked at again
 source_keys    the source asked for any keys
 samples        whole documents of sampled keys, source against index
 hits           pages of documents against what the index has for them, without parsing
+trace          of what class a document is that both sides have, as the topic tells it
 full           every document, source against index
 full_check     the tasks of that level, and going on with them
 worker         does a task; knows nothing of Faust
