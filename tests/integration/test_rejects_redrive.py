@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from load import following, wait_for
 from opensearchpy import OpenSearch
 from pipeline import Pipeline
 
@@ -34,7 +35,7 @@ def _gate(p: Pipeline, name: str) -> dict[str, Any]:
     return next(gate for gate in report["gates"] if gate["name"] == name)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("changes", ["replication", "none"])
 def test_a_run_goes_on_after_its_rejects_were_redriven(
     pipeline: Pipeline, opensearch: OpenSearch, changes: str
@@ -61,7 +62,7 @@ _FAULTY = "def change(document):\n    return {**document, 'name': 1 / (document[
 _SOUND = "def change(document):\n    return {**document, 'name': 'x'}\n"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_corrected_transform_is_loaded_by_the_redrive(pipeline: Pipeline, opensearch: OpenSearch) -> None:
     p = pipeline
     p.execute(
@@ -85,7 +86,7 @@ def test_a_corrected_transform_is_loaded_by_the_redrive(pipeline: Pipeline, open
     }
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("changes", ["replication", "none"])
 def test_a_waiver_lets_a_run_complete_and_is_told_of(pipeline: Pipeline, opensearch: OpenSearch, changes: str) -> None:
     p = pipeline
@@ -116,7 +117,7 @@ def test_a_waiver_lets_a_run_complete_and_is_told_of(pipeline: Pipeline, opensea
     ]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_what_the_source_corrects_itself_is_open_no_more(pipeline: Pipeline, opensearch: OpenSearch) -> None:
     """One row gets a value that fits, the other is deleted; the rest goes as for any change."""
     p = pipeline
@@ -131,7 +132,7 @@ def test_what_the_source_corrects_itself_is_open_no_more(pipeline: Pipeline, ope
     assert listed["count"] == 0
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_redriven_document_is_the_newest_one(pipeline: Pipeline, opensearch: OpenSearch) -> None:
     p = pipeline
     _with_rejects(p)
@@ -150,7 +151,7 @@ def test_a_redriven_document_is_the_newest_one(pipeline: Pipeline, opensearch: O
     p.assert_equal(opensearch, changed=True)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_searches_are_compared_before_the_swap(pipeline: Pipeline, opensearch: OpenSearch) -> None:
     p = pipeline
     p.execute(
@@ -191,3 +192,29 @@ def test_searches_are_compared_before_the_swap(pipeline: Pipeline, opensearch: O
     p.run().expect(0)
     markdown = (p.reports / str(p.last_run) / "report.md").read_text()
     assert "searches find what they found" in markdown and "fails on the new index" in markdown
+
+
+@pytest.mark.timeout(600)
+def test_a_reject_of_a_followed_run_is_redriven_beside_its_follower(pipeline: Pipeline, opensearch: OpenSearch) -> None:
+    p = pipeline
+    p.execute(
+        "create table docs (id bigint primary key, n text not null);"
+        "insert into docs select n, n::text from generate_series(1, 20) n"
+    )
+    p.write(definition={"mappings": _MAPPING}, follow="always")
+    with following(p, "follower") as run:
+        p.execute("update docs set n = 'abc' where id = 3; update docs set n = 'def' where id = 4")
+        wait_for("two rejects", lambda: p.reshelve("rejects", "list", run, "--json").expect(0).json["count"] == 2)
+        assert p.indexed(opensearch)["3"].document["n"] == "3", "the older document stays"
+        p.reshelve("rejects", "waive", run, "--keys", "4", "--by", "Ada", "--why", "test data").expect(0)
+        mapping = {"properties": {"n": {"type": "integer", "ignore_malformed": True}}}
+        opensearch.indices.put_mapping(index=run.index, body=mapping)
+        done = p.reshelve("rejects", "redrive", run, "--json").expect(0)
+        assert (done.json["accepted"], done.json["keys"]) == (1, ["3"])
+        assert p.indexed(opensearch)["3"].document["n"] == "abc"
+        found = p.reshelve("validate", run, "--json").expect(0)
+        assert sum(verdict["waived"] for verdict in found.json["partitions"]) == 1
+        p.execute("update docs set n = '4' where id = 4")
+        listed = p.reshelve("rejects", "list", run, "--all", "--json").expect(0).json
+        assert {one["key"]: one["status"] for one in listed["rejects"]} == {"3": "redriven", "4": "waived"}
+        p.reshelve("retire", run, "--yes").expect(0)
