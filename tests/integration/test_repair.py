@@ -4,13 +4,16 @@ else touched."""
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from opensearchpy import OpenSearch
-from pipeline import Pipeline
+from pipeline import DEFINITION, Pipeline
+
+from reshelve.recheck import REJECTED
 
 Docs = Callable[[int], Pipeline]
 
@@ -104,6 +107,21 @@ def test_a_foreign_version_ahead_of_the_clock_makes_way(built: Pipeline, opensea
 
 
 @pytest.mark.timeout(300)
+def test_what_the_index_rejects_is_left_and_said(docs: Docs, opensearch: OpenSearch) -> None:
+    p = docs(100)
+    properties = {"id": {"type": "byte"}, "name": {"type": "text"}}
+    p.write(changes="none", definition={**DEFINITION, "mappings": {"properties": properties}})
+    p.run().expect(0)
+    p.execute("insert into docs values (901, 'no byte')")
+    opensearch.delete(index=p.last_run.index, id="3")
+    result = p.reshelve("repair", p.last_run, "--yes", "--json", "--level", "full").expect(3)
+    repaired = result.lines[0]
+    assert (repaired["keys"], repaired["left"], repaired["writes"]) == ({"missing": 2}, {"missing": 1}, {"document": 1})
+    assert repaired["reasons"] == [{"key": "901", "class": "missing", "why": REJECTED}]
+    assert "reshelve rejects list" in result.stderr
+
+
+@pytest.mark.timeout(300)
 def test_beside_a_follower_under_writes(docs: Docs, opensearch: OpenSearch) -> None:
     p = docs(_ROWS)
     p.write(follow="always")
@@ -126,6 +144,19 @@ def test_beside_a_follower_under_writes(docs: Docs, opensearch: OpenSearch) -> N
 
 
 @pytest.mark.timeout(300)
+def test_behind_a_follower_that_has_stopped(docs: Docs, opensearch: OpenSearch) -> None:
+    p = docs(_ROWS)
+    p.write(follow="always")
+    with p.running("run", p.spec) as process:
+        while not (p.states() and p.states()[-1].following):
+            assert process.poll() is None
+    p.execute("update docs set name = 'unseen' where id = 10; delete from docs where id = 11")
+    repaired = _repair(p, "--level", "full")
+    assert (repaired["keys"], repaired["left"]) == ({"extra": 1, "stale": 1}, {})
+    p.assert_equal(opensearch, changed=True)
+
+
+@pytest.mark.timeout(300)
 def test_watched_once_for_cron(built: Pipeline, opensearch: OpenSearch) -> None:
     p = built
     assert p.reshelve("watch", p.spec, "--once", "--json").expect(0).json["found"] == {}
@@ -133,4 +164,17 @@ def test_watched_once_for_cron(built: Pipeline, opensearch: OpenSearch) -> None:
     assert p.reshelve("watch", p.last_run, "--once", "--json").expect(3).json["left"] == {"foreign": 1}
     look = p.reshelve("watch", p.name, "--once", "--repair", "--json").expect(0).json
     assert (look["found"], look["left"]) == ({"foreign": 1}, {})
+    p.assert_equal(opensearch, changed=True)
+
+
+@pytest.mark.timeout(300)
+def test_watched_until_told_to_stop(built: Pipeline, opensearch: OpenSearch) -> None:
+    p = built
+    _write(opensearch, p, "3")
+    process = p.start("watch", p.name, "--repair", "--every", "1s", "--json")
+    assert process.stdout is not None
+    found = [json.loads(process.stdout.readline())["found"] for _ in range(2)]
+    process.send_signal(signal.SIGINT)
+    p.finish(process).expect(0)
+    assert found == [{"foreign": 1}, {}]
     p.assert_equal(opensearch, changed=True)
