@@ -115,6 +115,9 @@ class RunState:
             case "retired":
                 self.following, self.error = False, None
                 self._enter("completed", event.at)
+            case "validated":
+                if "check_began" in self.facts and self.facts["check_began"]["check"] == data.get("check"):
+                    del self.facts["check_began"]  # it is finished, whatever is validated after it
             case "waived":
                 self.waivers.append({"at": event.at, **data})
             case "redriven":

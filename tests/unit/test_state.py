@@ -118,3 +118,9 @@ def test_a_run_that_ended_was_not_ended_by_the_error_it_got_over(end: str) -> No
 def test_why_a_run_stopped_is_forgotten_when_it_goes_on() -> None:
     again = state_of("planned", "started", ("stopped", {"until": "copied"}), "started", "interrupted")
     assert "stopped" not in again.facts
+
+
+def test_a_check_that_was_finished_is_not_gone_on_with_after_another() -> None:
+    began, done, other = ("check_began", {"check": "a"}), ("validated", {"check": "a"}), ("validated", {"check": "b"})
+    assert "check_began" in state_of("planned", began, other).facts
+    assert "check_began" not in state_of("planned", began, done, other).facts
