@@ -29,3 +29,23 @@ def test_validated_again_and_again(docs: Docs, opensearch: OpenSearch) -> None:
     closed = p.reshelve("cutover", run).expect(3)
     assert "recomputed" in closed.stderr
     assert not opensearch.indices.exists_alias(name=p.alias)
+
+
+@pytest.mark.timeout(300)
+def test_a_run_that_stands_still_is_followed_meanwhile_and_one_that_has_ended_is_not(docs: Docs) -> None:
+    p = docs(100)
+    p.write()
+    p.run("--until", "validated").expect(0)
+    run = p.last_run
+    p.execute("update docs set name = 'changed' where id < 10; delete from docs where id = 50")
+    p.reshelve("validate", run).expect(0)
+
+    p.run().expect(0)
+    p.reshelve("validate", run).expect(0)
+    p.execute("update docs set name = 'changed again' where id = 7; delete from docs where id = 51")
+    found = p.reshelve("validate", run, "--json", "--level", "samples").expect(3).lines[0]
+    assert found["levels"] == ["samples"]
+    assert {tuple(pair) for verdict in found["partitions"] for pair in verdict["drifted"]} == {
+        ("7", "stale"),
+        ("51", "extra"),
+    }
