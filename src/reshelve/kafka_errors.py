@@ -39,6 +39,7 @@ FENCED: Final = frozenset(
 _TRANSIENT: Final = frozenset(
     {
         KafkaError._ALL_BROKERS_DOWN,
+        -137,  # _DESTROY_BROKER, which older clients don't name: the broker was replaced while it was asked
         KafkaError._TRANSPORT,
         KafkaError._TIMED_OUT,
         KafkaError._TIMED_OUT_QUEUE,

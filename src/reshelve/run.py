@@ -156,16 +156,18 @@ class Run:
         self._watch.until(lambda now: all(now.key_positions.get(p, 0) >= end for p, end in ends.items()))
 
     def _index(self) -> None:
-        """Up to where the topic ends now: with live changes it never ends. With those every partition has an applied
-        clock then: else it could not be said as of when the topic is validated."""
+        """Up to where the topic ends now: with live changes it never ends. With those also up to the source as it is
+        now: what was written while the run stood still is no difference for the validation to find."""
         self._watch.enter("index")
         context = self._context
         ends = self._watch.beside(
             lambda: context.cluster.written_ends(context.run.topic("documents"), context.partitions)
         )
 
+        version = self._watch.beside(self._live.version_now) if self._followed else 0
+
         def indexed(now: Progress) -> bool:
-            clocked = not self._followed or now.applied_version is not None
+            clocked = not self._followed or (now.applied_version or 0) >= version
             return clocked and all(now.committed.get(p, 0) >= end for p, end in ends.items())
 
         self._watch.record("drained", self._watch.until(indexed).as_dict())
