@@ -20,16 +20,19 @@ help:
 demo: $(VENV)/.local
 	$(BIN)/reshelve demo $(ARGS)
 
-# The fault tests mostly wait for servers to come back, so they run beside the others, on servers of their own.
+# Three groups beside each other, each on servers of its own: tests of faults and whole runs mostly wait.
 test: lint
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	@log=$$(mktemp); $(BIN)/python -m pytest tests/faults >$$log 2>&1 & faults=$$!; \
-	trap 'kill -TERM $$faults 2>/dev/null' INT TERM; \
-	$(BIN)/python -m pytest --ignore tests/faults; code=$$?; \
-	echo "tests/faults, which ran beside:"; wait $$faults || code=$$?; \
-	cat $$log; rm -f $$log; exit $$code
+	@faults=$$(mktemp); runs=$$(mktemp); \
+	$(BIN)/python -m pytest tests/faults >$$faults 2>&1 & f=$$!; \
+	$(BIN)/python -m pytest tests/acceptance >$$runs 2>&1 & r=$$!; \
+	trap 'kill -TERM $$f $$r 2>/dev/null' INT TERM; \
+	$(BIN)/python -m pytest --ignore tests/faults --ignore tests/acceptance; code=$$?; \
+	echo "tests/acceptance, which ran beside:"; wait $$r || code=$$?; cat $$runs; \
+	echo "tests/faults, which ran beside:"; wait $$f || code=$$?; cat $$faults; \
+	rm -f $$faults $$runs; exit $$code
 endif
 
 check: lint
