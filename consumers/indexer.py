@@ -31,8 +31,8 @@ from reshelve.consumers.in_flight import Batch, InFlight, Place
 from reshelve.consumers.rejects import RejectWriter
 from reshelve.consumers.replay import Remainder, Stretch
 from reshelve.errors import BlockedError
-from reshelve.kafka import KafkaCluster, header_items, is_transient, kafka_error, refusal
-from reshelve.kafka_errors import place_lost
+from reshelve.kafka import KafkaCluster, header_items, kafka_error, may_pass, refusal
+from reshelve.kafka_errors import poll_refusal
 from reshelve.model import WATERMARK_KEY, RunId
 from reshelve.reporter import Backoff, Reporter
 from reshelve.schemas.codec import WATERMARK, CodecError, decode_watermark
@@ -221,12 +221,10 @@ class Indexer:
         return [b for b in batches if b.offsets]
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            raise place_lost(error, self._group, self._topic, self._cluster.bootstrap)
-        if is_transient(error) or error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._MAX_POLL_EXCEEDED):
-            self._reporter.pause(f"Kafka: {error.str()}", self._backoff.next_s())
-            return
-        raise refusal(error, f"cannot read topic {self._topic}", self._cluster.bootstrap)
+        refused = poll_refusal(error, self._group, self._topic, self._cluster.bootstrap)
+        if refused is not None:
+            raise refused
+        self._reporter.pause(f"Kafka: {error.str()}", self._backoff.next_s())
 
     def _submit(self, pool: ThreadPoolExecutor, batch: _Batch) -> None:
         """Step 2. Waits until it may."""
@@ -293,7 +291,7 @@ class Indexer:
             inner = kafka_error(error)
             if inner.code() in (KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError._STATE):
                 self._in_flight.disown()  # they are somebody else's now, who indexes from the old offset
-            elif not is_transient(inner) and inner.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            elif not may_pass(inner):
                 raise refusal(error, "cannot commit offsets", self._cluster.bootstrap) from None
             else:
                 self._reporter.waiting(f"Kafka ({self._cluster.bootstrap}): {inner.str()}")

@@ -11,7 +11,7 @@ from reshelve.errors import SourceRefused
 
 Values: TypeAlias = tuple[str | None, ...]
 """The values of a rule's columns, in its order: the text that `column::text` gives in a reader's session
-(`snapshot.SESSION`), None for NULL."""
+(`source.SESSION`), None for NULL."""
 
 
 class Change(NamedTuple):

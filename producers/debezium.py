@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import psycopg
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from reshelve.errors import BlockedError, SourceRefused
-from reshelve.kafka import ADMIN_TIMEOUT_S, KafkaCluster, refusal
+from reshelve.kafka import ADMIN_TIMEOUT_S, KafkaCluster
 from reshelve.model import ChangePlan, ChangeRule, RunId
 from reshelve.producers.changes import history_broken
 from reshelve.producers.debezium_events import EventReader, RulesByName
@@ -22,7 +22,7 @@ from reshelve.producers.debezium_format import AvroFormat, EventFormat, JsonForm
 from reshelve.producers.debezium_passage import Place
 from reshelve.producers.debezium_registry import SchemaRegistry
 from reshelve.producers.identity import identity_gaps
-from reshelve.producers.snapshot import open_session, server_of
+from reshelve.producers.source import open_session, server_of
 from reshelve.spec import Spec
 from reshelve.spec.model import Debezium
 
@@ -76,11 +76,7 @@ def prepare(connection: psycopg.Connection[Any], run: RunId, spec: Spec) -> int:
         ends, known = cluster.written_ends(topic, partitions), cluster.committed(group, topic, partitions)
         missing += [TopicPartition(topic, p, ends[p]) for p, offset in known.items() if offset is None]
     if missing:
-        request = ConsumerGroupTopicPartitions(group, missing)
-        try:
-            cluster.ask(lambda admin: admin.alter_consumer_group_offsets([request])[group].result())
-        except KafkaException as error:
-            raise refusal(error, f"cannot set the offsets of group {group}", cluster.bootstrap) from None
+        cluster.place_group(group, missing)
     return int(slot[0])
 
 

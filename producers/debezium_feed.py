@@ -11,8 +11,8 @@ import psycopg
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from reshelve.errors import SourceRefused
-from reshelve.kafka import KafkaCluster, may_pass, refusal
-from reshelve.kafka_errors import place_lost
+from reshelve.kafka import KafkaCluster
+from reshelve.kafka_errors import poll_refusal
 from reshelve.model import RunId
 from reshelve.producers.changes import Change, history_broken
 from reshelve.producers.debezium_events import EventReader
@@ -160,10 +160,8 @@ class DebeziumFeed:
         if error is not None:
             if error.code() == KafkaError._PARTITION_EOF:
                 self._passage.read((topic, partition), offset)
-            elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-                raise place_lost(error, "of the run's tailer", str(topic), self._where)
-            elif not may_pass(error):
-                raise refusal(error, "cannot read the connector's topics", self._where)
+            elif refused := poll_refusal(error, "of the run's tailer", str(topic), self._where):
+                raise refused
             return
         value = message.value()
         if value is not None:  # else a tombstone, which is for compaction

@@ -1,6 +1,6 @@
 """What the source is, and into which key ranges its reading is divided. Nothing is written.
 
-Connections come from `snapshot.open_session`. Every function can raise psycopg.Error."""
+Connections come from `source.open_session`. Every function can raise psycopg.Error."""
 
 from __future__ import annotations
 

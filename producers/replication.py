@@ -24,7 +24,7 @@ from reshelve.errors import AccessRefused, BlockedError, SourceRefused
 from reshelve.model import ChangePlan, ChangeRule, SourceFacts
 from reshelve.producers.changes import Change, history_broken
 from reshelve.producers.pgoutput import Decoder
-from reshelve.producers.snapshot import KEEPALIVE, SESSION, access_refusal, server_of
+from reshelve.producers.source import KEEPALIVE, SESSION, access_refusal, server_of
 
 RulesByOid: TypeAlias = Mapping[int, Sequence[tuple[int, ChangeRule]]]
 """The plan's rules with their numbers, by the oid of every table whose rows they are for."""

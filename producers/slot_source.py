@@ -14,7 +14,7 @@ from reshelve.producers.changes import history_broken
 from reshelve.producers.publication import PublicationGuard
 from reshelve.producers.replication import ReplicationFeed, open_feed
 from reshelve.producers.slot import SlotState, drop_slot, slot_state
-from reshelve.producers.snapshot import open_session, server_of
+from reshelve.producers.source import open_session, server_of
 from reshelve.producers.watermarks import format_lsn
 
 _LOOK_S: Final = 1.0

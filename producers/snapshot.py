@@ -18,7 +18,6 @@ That is true only under the conditions below; each is checked in the very transa
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,53 +28,12 @@ import psycopg
 from psycopg import sql
 from psycopg.types.string import ByteaBinaryLoader
 
-from reshelve.errors import AccessRefused, BlockedError, ReshelveError, SourceRefused
+from reshelve.errors import BlockedError, ReshelveError, SourceRefused
 from reshelve.model import Bound, SourceFacts, make_version
 from reshelve.producers.catalog import read_tables
 from reshelve.producers.query import SourceQuery
+from reshelve.producers.source import access_refusal, open_session, server_of
 from reshelve.producers.visibility import SnapshotIds
-
-# A reader's session: nothing in the text of a value may depend on the server's or the role's settings.
-SESSION: Final = {
-    "search_path": "",
-    "row_security": "off",
-    "TimeZone": "UTC",
-    "DateStyle": "ISO, YMD",
-    "IntervalStyle": "iso_8601",
-    "extra_float_digits": "1",
-    "bytea_output": "hex",
-    "xmloption": "content",
-    "lc_monetary": "C",
-    "default_transaction_read_only": "on",
-    "statement_timeout": "0",
-    "idle_in_transaction_session_timeout": "60s",
-    "lock_timeout": "5s",
-    # A page's limit and bounds are parameters; a generic plan would not know how few rows they mean.
-    "plan_cache_mode": "force_custom_plan",
-}
-
-# A server that vanishes without a word is noticed within half a minute: by default it takes two hours.
-KEEPALIVE: Final[dict[str, Any]] = {
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
-}
-
-# What a server says, or TLS about it, that starts, stops or is full: it passes by itself.
-_PASSING: Final = (
-    "starting up",
-    "shutting down",
-    "terminating connection",
-    "not yet accepting connections",
-    "recovery",
-    "too many clients",
-    "too many connections",
-    "remaining connection slots",
-    "SSL SYSCALL error",
-    "closed unexpectedly",
-    "unexpected eof",
-)
 
 _STAMP: Final = """
 select pg_is_in_recovery(),
@@ -103,51 +61,6 @@ class Snapshot:
     version: int
     insert_lsn: str
     ids: SnapshotIds
-
-
-def open_session(url: str, name: str) -> tuple[psycopg.Connection[tuple[Any, ...]], str]:
-    """A connection set up for reading, and the token that proves the session to be ours.
-
-    Raises AccessRefused for a refused login or TLS, psycopg.OperationalError when the server does not answer."""
-    try:
-        connection = psycopg.connect(
-            url, autocommit=True, connect_timeout=10, application_name=name, client_encoding="utf8", **KEEPALIVE
-        )
-    except psycopg.OperationalError as error:
-        raise access_refusal(error, url) or error from None
-    token = secrets.token_hex(8)
-    settings = SESSION | {"reshelve.session": token}
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "select " + ", ".join(["set_config(%s, %s, false)"] * len(settings)),
-            [text for pair in settings.items() for text in pair],
-        )
-    return connection, token
-
-
-def access_refusal(error: psycopg.Error, url: str) -> AccessRefused | None:
-    """AccessRefused when the server refused who we are or how we speak; None when it is something else."""
-    text = str(error)
-    refused = (error.sqlstate or "")[:2] == "28" or error.sqlstate in ("42501", "3D000")
-    if not refused and not any(word in text for word in ("FATAL:", "SSL", "certificate")):
-        return None
-    if any(words in text for words in _PASSING):
-        return None
-    return AccessRefused(
-        "PostgreSQL refused the connection or the privilege",
-        where=server_of(url),
-        why=" ".join(text.split()),
-        remedy="correct the user, password, sslmode or grants (`source.postgres.url` in the spec)",
-    )
-
-
-def server_of(url: str) -> str:
-    """host:port/database of a connection string, for messages."""
-    try:
-        parts = psycopg.conninfo.conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        return "source.postgres.url"
-    return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
 
 
 class SnapshotReader:

@@ -15,8 +15,8 @@ import psycopg
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from reshelve.errors import AccessRefused, BlockedError, ReshelveError
-from reshelve.kafka import FENCED, KafkaCluster, is_transient, kafka_error, refusal
-from reshelve.kafka_errors import bounded, place_lost
+from reshelve.kafka import FENCED, KafkaCluster, kafka_error, refusal
+from reshelve.kafka_errors import bounded, poll_refusal
 from reshelve.model import RunId
 from reshelve.reporter import Backoff, Reporter
 
@@ -88,12 +88,10 @@ class Transactor:
 
     def on_poll_error(self, error: KafkaError) -> None:
         """What a consumer returned instead of a task: waits for what passes. Raises ReshelveError for the rest."""
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            raise place_lost(error, self._run.group(self._role), self._topic, self._cluster.bootstrap)
-        if is_transient(error) or error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._MAX_POLL_EXCEEDED):
-            self._reporter.pause(f"Kafka: {error.str()}", self._backoff.next_s())
-            return
-        raise refusal(error, f"cannot read topic {self._topic}", self._cluster.bootstrap)
+        refused = poll_refusal(error, self._run.group(self._role), self._topic, self._cluster.bootstrap)
+        if refused is not None:
+            raise refused
+        self._reporter.pause(f"Kafka: {error.str()}", self._backoff.next_s())
 
     @property
     def producer(self) -> Producer:

@@ -12,10 +12,9 @@ from typing import Any, Final, TypeVar
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from reshelve.kafka_errors import is_transient, kafka_error
+from reshelve.kafka_errors import patiently
 
 T = TypeVar("T")
-_RETRY_S: Final = 0.2
 _PROBE_S: Final = 1.0
 # A younger client is not spoilt, the brokers are only not ready.
 _YOUNG_S: Final = 5.0
@@ -35,22 +34,12 @@ class Admin:
         """The answer to an idempotent request, asked again for `timeout` seconds while brokers start or hand over.
 
         Raises the last KafkaException."""
-        deadline = time.monotonic() + timeout
-        while True:
-            client = self.client
-            try:
-                return request(client)
-            except KafkaException as error:
-                if not is_transient(kafka_error(error)):
-                    raise
-                self._replace_if_spoilt(client)
-                if time.monotonic() + _RETRY_S > deadline:
-                    raise
-                time.sleep(_RETRY_S)
+        return patiently(lambda _: request(self.client), timeout, self._replace_if_spoilt)
 
-    def _replace_if_spoilt(self, client: AdminClient) -> None:
+    def _replace_if_spoilt(self) -> None:
         """It is, when it is not new, and brokers are there all the same."""
-        if client is not self.client or time.monotonic() - self._made_at < _YOUNG_S:
+        client = self.client
+        if time.monotonic() - self._made_at < _YOUNG_S:
             return
         try:
             client.list_topics(timeout=_PROBE_S)

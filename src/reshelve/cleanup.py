@@ -15,7 +15,7 @@ from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster, kafka_error, refusal
 from reshelve.model import RunId
 from reshelve.producers.slot import drop_publication, drop_slot, find_publications, slot_state
-from reshelve.slots import source_session
+from reshelve.producers.source import source_session
 from reshelve.state import RunState, fold
 
 

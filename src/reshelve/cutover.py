@@ -14,20 +14,18 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import psycopg
-
 from reshelve.applied import Applied
 from reshelve.consumers import generation
 from reshelve.consumers.generation import Health
 from reshelve.consumers.reject_picture import look_at_rejects
 from reshelve.context import RunContext
-from reshelve.errors import TargetRefused, Unreachable
+from reshelve.errors import TargetRefused
 from reshelve.gates import Following, require_open, standing
 from reshelve.gates import GateFacts as GateFacts
 from reshelve.gates import LiveFacts as LiveFacts
 from reshelve.gates import gates as gates
 from reshelve.producers.slot import SlotState, slot_state
-from reshelve.producers.snapshot import access_refusal, open_session, server_of
+from reshelve.producers.source import source_session
 from reshelve.receipts import Tiling
 from reshelve.validator.queries import QueriesVerdict, minimum_of
 from reshelve.validator.recomputation import recompute
@@ -91,18 +89,8 @@ def _following(context: RunContext, live: LiveFacts | None) -> Following:
 
 def _slot(context: RunContext) -> SlotState:
     """The slot as it is now. Raises AccessRefused, Unreachable."""
-    url = context.spec.source.postgres.url
-    try:
-        connection, _ = open_session(url, "reshelve gates")
-        with connection:
-            return slot_state(connection, context.plan.changes.slot)
-    except psycopg.Error as error:
-        raise access_refusal(error, url) or Unreachable(
-            "cannot look at the replication slot",
-            where=server_of(url),
-            why=" ".join(str(error).split()),
-            remedy="see that the source runs, then run again",
-        ) from None
+    with source_session(context.spec.source.postgres.url, "reshelve gates") as connection:
+        return slot_state(connection, context.plan.changes.slot)
 
 
 def cut_over(context: RunContext, facts: GateFacts, *, report: Report = lambda text: None) -> Health:
@@ -129,9 +117,10 @@ def cut_over(context: RunContext, facts: GateFacts, *, report: Report = lambda t
 
 
 def roll_back(context: RunContext, previous_index: str | None, previous_uuid: str | None) -> None:
-    """Swap the alias back to the generation before. Instant, but that generation has not seen what was written
-    since. An alias that is there already stays. Raises TargetRefused when there is no such generation, or the alias
-    is on neither of the two, Unreachable."""
+    """Swap the alias back to the generation before. Instant; what was written since, that one has seen only if it is
+    followed. An alias that is there already stays.
+
+    Raises TargetRefused when there is no such generation, or the alias is on neither of the two; Unreachable."""
     plan, client = context.plan, context.opensearch
     what = f"alias {plan.alias} can't be rolled back"
     if previous_index is None:

@@ -25,7 +25,7 @@ from confluent_kafka.cimpl import NewTopic
 from reshelve.admin import Admin
 from reshelve.errors import BlockedError, Unreachable
 from reshelve.kafka_errors import FENCED as FENCED
-from reshelve.kafka_errors import is_access
+from reshelve.kafka_errors import is_access, patiently, require_all
 from reshelve.kafka_errors import is_transient as is_transient
 from reshelve.kafka_errors import kafka_error as kafka_error
 from reshelve.kafka_errors import may_pass as may_pass
@@ -34,25 +34,12 @@ from reshelve.kafka_errors import refusal as refusal
 T = TypeVar("T")
 
 ADMIN_TIMEOUT_S: Final = 30.0
-_RETRY_S: Final = 0.2
 _READER: Final = "reshelve.reader"
 ANSWER_TIMEOUT_S: Final = 10.0  # of one attempt: the next one may be made by a better client
 
 
-def _patiently(ask: Callable[[float], list[TopicPartition]], timeout: float) -> list[TopicPartition]:
-    """What `ask`, given the seconds it may take, returns; asked again while brokers start or hand over."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            found = ask(max(0.1, min(ANSWER_TIMEOUT_S, deadline - time.monotonic())))
-            for place in found:
-                if place.error is not None:
-                    raise KafkaException(place.error)
-            return found
-        except KafkaException as error:
-            if not may_pass(kafka_error(error)) or time.monotonic() + _RETRY_S > deadline:
-                raise
-            time.sleep(_RETRY_S)
+def _attempt(left: float) -> float:
+    return min(ANSWER_TIMEOUT_S, left)
 
 
 def header_items(message: Message) -> list[tuple[str, bytes]]:
@@ -225,11 +212,19 @@ class KafkaCluster:
             TopicPartition(topic, p, starts[p] if starts else 0) for p, offset in known.items() if offset is None
         ]
         if missing:
-            request = ConsumerGroupTopicPartitions(group, missing)
-            try:
-                self.ask(lambda admin: admin.alter_consumer_group_offsets([request])[group].result())
-            except KafkaException as error:
-                raise refusal(error, f"cannot set the offsets of group {group}", self.bootstrap) from None
+            self.place_group(group, missing)
+
+    def place_group(self, group: str, places: list[TopicPartition]) -> None:
+        """Commit these offsets for a group that has no member. Raises ReshelveError."""
+        request = ConsumerGroupTopicPartitions(group, places)
+
+        def place(admin: AdminClient) -> None:
+            require_all(admin.alter_consumer_group_offsets([request])[group].result().topic_partitions)
+
+        try:
+            self.ask(place)
+        except KafkaException as error:
+            raise refusal(error, f"cannot set the offsets of group {group}", self.bootstrap) from None
 
     def delete_group(self, group: str, timeout: float = ADMIN_TIMEOUT_S) -> None:
         """Forget the group's offsets; one that is gone already is no error. Raises ReshelveError."""
@@ -252,7 +247,7 @@ class KafkaCluster:
         wanted = [TopicPartition(topic, p) for p in range(partitions)]
         observer = self._observer(group)
         try:
-            found = _patiently(lambda wait: observer.committed(wanted, wait), timeout)
+            found = patiently(lambda left: require_all(observer.committed(wanted, _attempt(left))), timeout)
         except KafkaException as error:
             raise refusal(error, f"cannot read the offsets of group {group}", self.bootstrap) from None
         return {tp.partition: CommittedPlace(tp.offset if tp.offset >= 0 else None, tp.metadata or "") for tp in found}
@@ -282,7 +277,7 @@ class KafkaCluster:
         wanted = [TopicPartition(topic, p, at) for p in range(partitions)]
         observer = self._observer(_READER, isolation)
         try:
-            found = _patiently(lambda wait: observer.offsets_for_times(wanted, wait), timeout)
+            found = patiently(lambda left: require_all(observer.offsets_for_times(wanted, _attempt(left))), timeout)
         except KafkaException as error:
             raise refusal(error, f"cannot look up offsets of topic {topic}", self.bootstrap) from None
         return {tp.partition: tp.offset for tp in found}

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Final, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from reshelve.errors import AccessRefused, BlockedError, ReshelveError, Unreachable
 
 T = TypeVar("T")
 _GRACE_S: Final = 5.0
+_RETRY_S: Final = 0.2
 _ACCESS: Final = frozenset(
     {
         KafkaError._AUTHENTICATION,
@@ -136,6 +138,44 @@ def place_lost(error: KafkaError, group: str, topic: str, where: str) -> Blocked
         why=error.str(),
         remedy="the topic's retention or somebody removed them: start a new run with --new",
     )
+
+
+def poll_refusal(error: KafkaError, group: str, topic: str, where: str) -> ReshelveError | None:
+    """What an error means that a consumer returned instead of a record; None: it may pass by itself."""
+    if error.code() == KafkaError._AUTO_OFFSET_RESET:
+        return place_lost(error, group, topic, where)
+    if may_pass(error) or error.code() == KafkaError._MAX_POLL_EXCEEDED:  # the latter: it joins again
+        return None
+    return refusal(error, f"cannot read topic {topic}", where)
+
+
+def patiently(attempt: Callable[[float], T], timeout: float, between: Callable[[], None] = lambda: None) -> T:
+    """What `attempt` returns, made again for `timeout` seconds while brokers start or hand over.
+
+    attempt  is given the seconds that are left to it
+    between  called after an attempt that failed
+    Raises the last KafkaException."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return attempt(max(0.1, deadline - time.monotonic()))
+        except KafkaException as error:
+            if not may_pass(kafka_error(error)):
+                raise
+            between()
+            if time.monotonic() + _RETRY_S > deadline:
+                raise
+            time.sleep(_RETRY_S)
+
+
+def require_all(places: list[TopicPartition]) -> list[TopicPartition]:
+    """The places of an answer, none of which has failed: partitions fail one by one, and raise nothing by themselves.
+
+    Raises KafkaException."""
+    for place in places:
+        if place.error is not None:
+            raise KafkaException(place.error)
+    return places
 
 
 def bounded(call: Callable[[], T], timeout: float) -> T:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 
 from reshelve.consumers import generation
 from reshelve.context import RunContext
-from reshelve.errors import ReshelveError, Unreachable
 from reshelve.producers.settling import settle
 from reshelve.producers.slot import (
     Connection,
-    SlotState,
     await_old_transactions,
     create_publication,
     create_slot,
     drop_publication,
     drop_slot,
-    slot_state,
     take_xid,
 )
-from reshelve.producers.snapshot import access_refusal, open_session, server_of
+from reshelve.producers.source import source_lost, source_session
 from reshelve.state import RunState
 
 Record = Callable[[str, dict[str, Any]], None]
@@ -37,12 +33,12 @@ class LiveChanges:
 
     def __init__(self, context: RunContext, state: RunState, record: Record, say: Say) -> None:
         self._context, self._state, self._record, self._say = context, state, record, say
-        self._plan = context.plan.changes
+        self._plan, self._url = context.plan.changes, context.spec.source.postgres.url
 
     def begin(self) -> None:
         """Make publication and slot, or note where the connector's topics end; then wait until a page can't miss what
         the log does not tell (`visibility.may_read`). To be called before the first page is read."""
-        with self._source("reshelve run") as connection:
+        with source_session(self._url, "reshelve run") as connection:
             if "slot" not in self._state.facts:
                 self._record("slot", self._make_slot(connection))
             await_old_transactions(connection, int(self._state.facts["slot"]["xid"]), self._say)
@@ -80,49 +76,21 @@ class LiveChanges:
             with reader.snapshot() as snapshot:
                 return snapshot.version
         except psycopg.Error as error:
-            raise _lost(error, context.spec.source.postgres.url) from None
+            raise source_lost(error, self._url) from None
         finally:
             reader.close()
-
-    def slot(self) -> SlotState | None:
-        """The run's slot as it is now; None when it has none of its own."""
-        if self._plan.mode != "replication":
-            return None
-        with self._source("reshelve run") as connection:
-            return slot_state(connection, self._plan.slot)
 
     def end(self) -> None:
         """Drop slot and publication: from then on the source keeps no WAL for the run. The index, where there is one,
         gets the settings that following had kept from it."""
         if self._plan.mode == "replication" and "slot_dropped" not in self._state.facts:
-            with self._source("reshelve run") as connection:
+            with source_session(self._url, "reshelve run") as connection:
                 drop_slot(connection, self._plan.slot)
                 if self._plan.owns_publication:
                     drop_publication(connection, self._plan.publication)
             self._record("slot_dropped", {"slot": self._plan.slot})
         if self._state.index_uuid:
             generation.release(self._context.opensearch, self._context.plan.index, self._context.plan.definition)
-
-    @contextmanager
-    def _source(self, name: str) -> Iterator[Connection]:
-        """A connection to the source. Raises ReshelveError, also for one that is lost."""
-        url = self._context.spec.source.postgres.url
-        try:
-            connection, _ = open_session(url, name)
-            with connection:
-                yield connection
-        except psycopg.Error as error:
-            raise _lost(error, url) from None
-
-
-def _lost(error: psycopg.Error, url: str) -> ReshelveError:
-    refused = access_refusal(error, url)
-    return refused or Unreachable(
-        "PostgreSQL does not answer",
-        where=server_of(url),
-        why=" ".join(str(error).split()),
-        remedy="see that it runs, then run again: it goes on where it was",
-    )
 
 
 def _texts(offsets: dict[int, int]) -> dict[str, int]:

@@ -16,14 +16,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-import psycopg
-
 from reshelve.consumers.mapping import Difference, compare
-from reshelve.errors import SourceRefused, Unreachable, UsageError
+from reshelve.errors import UsageError
 from reshelve.model import ChangePlan, ChangeRule, KeyColumn, RunId, Segment, SourceFacts, Table
 from reshelve.producers.planner import default_segments, describe_source, plan_segments
 from reshelve.producers.rules import change_plan
-from reshelve.producers.snapshot import access_refusal, open_session, server_of
+from reshelve.producers.source import source_session
 from reshelve.spec import Spec, parse
 
 _ENVELOPE_BYTES: Final = 64 * 1024  # key, headers and the rest of a record around the largest document
@@ -213,29 +211,11 @@ def forecast(facts: SourceFacts, spec: Spec) -> Forecast:
 
 
 def _survey_source(spec: Spec, run: RunId) -> tuple[SourceFacts, tuple[Segment, ...], ChangePlan]:
-    url = spec.source.postgres.url
-    try:
-        connection, _ = open_session(url, "reshelve plan")
-        with connection:
-            facts = describe_source(connection, spec)
-            wanted = default_segments(facts.estimated_documents, spec.kafka.partitions)
-            segments = plan_segments(connection, spec, facts, wanted)
-            return facts, segments, change_plan(connection, spec, facts, run)
-    except psycopg.Error as error:
-        refused = access_refusal(error, url)
-        if refused is not None:
-            raise refused from None
-        words = " ".join(str(error).split())
-        if isinstance(error, psycopg.OperationalError):
-            raise Unreachable(
-                "PostgreSQL does not answer", where=server_of(url), why=words, remedy="see that it runs"
-            ) from None
-        raise SourceRefused(
-            "PostgreSQL refused the query",
-            where=server_of(url),
-            why=words,
-            remedy="`reshelve check` shows where",
-        ) from None
+    with source_session(spec.source.postgres.url, "reshelve plan") as connection:
+        facts = describe_source(connection, spec)
+        wanted = default_segments(facts.estimated_documents, spec.kafka.partitions)
+        segments = plan_segments(connection, spec, facts, wanted)
+        return facts, segments, change_plan(connection, spec, facts, run)
 
 
 def _notes(

@@ -22,16 +22,14 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Final
 
-import psycopg
-
 from reshelve.consumers.foreign import forget_deletes, remove_exactly
 from reshelve.drifted import DriftedKeys
-from reshelve.errors import BlockedError, Unreachable
+from reshelve.errors import BlockedError
 from reshelve.lease import read_holder
 from reshelve.passage import Passage
 from reshelve.producers.key_tasks import write_key_tasks
 from reshelve.producers.possible_keys import impossible_keys
-from reshelve.producers.snapshot import access_refusal, open_session, server_of
+from reshelve.producers.source import source_session
 from reshelve.recheck import Recheck
 from reshelve.session import Session
 
@@ -186,28 +184,18 @@ class Repair:
     def _remove_impossible(self, keys: DriftedKeys) -> None:
         """Step 1. A key task of such a key would stop the key readers, those of a follower too."""
         context = self.session.context
-        url = context.spec.source.postgres.url
-        try:
-            connection, _ = open_session(url, "reshelve repair")
-            with connection:
-                for page in keys.pages():
-                    seen = {one.key: one.found for one in page}
-                    bad = impossible_keys(connection, context.plan.source.key, list(seen))
-                    there = {key: version for key in bad if (version := seen[key]) is not None}
-                    removed = remove_exactly(context.opensearch, context.plan.index, context.plan.write_alias, there)
-                    for key in bad:
-                        if key in removed:
-                            keys.settle(key, "removed")
-                        else:
-                            keys.leave(key, _CHANGED, final=True)
-                    self.pulse()
-        except psycopg.OperationalError as error:
-            raise access_refusal(error, url) or Unreachable(
-                "cannot look at the keys",
-                where=server_of(url),
-                why=" ".join(str(error).split()),
-                remedy="see that PostgreSQL runs, then repair again",
-            ) from None
+        with source_session(context.spec.source.postgres.url, "reshelve repair") as connection:
+            for page in keys.pages():
+                seen = {one.key: one.found for one in page}
+                bad = impossible_keys(connection, context.plan.source.key, list(seen))
+                there = {key: version for key in bad if (version := seen[key]) is not None}
+                removed = remove_exactly(context.opensearch, context.plan.index, context.plan.write_alias, there)
+                for key in bad:
+                    if key in removed:
+                        keys.settle(key, "removed")
+                    else:
+                        keys.leave(key, _CHANGED, final=True)
+                self.pulse()
 
     def _make_way(self, keys: DriftedKeys) -> int:
         """Step 5, for those keys alone that another version is ahead of; how many were deleted. What somebody else's

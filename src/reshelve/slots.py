@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import psycopg
-
-from reshelve.errors import ReshelveError, SpecError, Unreachable, UsageError
+from reshelve.errors import ReshelveError, SpecError, UsageError
 from reshelve.lease import Holder
-from reshelve.producers.slot import Connection, FoundSlot, find_slots
-from reshelve.producers.snapshot import access_refusal, open_session, server_of
+from reshelve.producers.slot import FoundSlot, find_slots
+from reshelve.producers.source import server_of, source_session
 from reshelve.state import RunState
 
 
@@ -35,25 +32,6 @@ class RunSlot:
     retained_bytes: int | None
     left: bool
     remedy: str
-
-
-@contextmanager
-def source_session(url: str, name: str) -> Iterator[Connection]:
-    """A session at the source. Raises AccessRefused, Unreachable, also when it is lost meanwhile."""
-    try:
-        connection, _ = open_session(url, name)
-        with connection:
-            yield connection
-    except psycopg.Error as error:
-        refused = access_refusal(error, url)
-        if refused is not None:
-            raise refused from None
-        raise Unreachable(
-            "PostgreSQL does not answer",
-            where=server_of(url),
-            why=" ".join(str(error).split()),
-            remedy="see that it runs and that the URL names it",
-        ) from None
 
 
 def look_at_slots(states: Iterable[RunState], holders: Mapping[str, Holder | None]) -> tuple[list[RunSlot], list[str]]:

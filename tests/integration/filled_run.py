@@ -16,7 +16,7 @@ from pathlib import Path
 
 import orjson
 import psycopg
-from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import Producer, TopicPartition
 from opensearchpy import OpenSearch
 
 from reshelve.consumers import generation
@@ -179,8 +179,7 @@ class FilledRun:
         """Commit the ends of a topic for a role's group."""
         cluster, topic, group = self.context.cluster, self.context.run.topic(name), self.context.run.group(role)
         ends = cluster.stable_ends(topic, self.context.partitions)
-        request = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, p, o) for p, o in ends.items()])
-        cluster.admin.alter_consumer_group_offsets([request])[group].result()
+        cluster.place_group(group, [TopicPartition(topic, p, o) for p, o in ends.items()])
 
     @contextmanager
     def validator(self) -> Iterator[subprocess.Popen[str]]:

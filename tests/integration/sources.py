@@ -11,7 +11,8 @@ import psycopg
 from reshelve.model import Bound, Segment, SourceFacts, join_key, split_key
 from reshelve.producers.planner import describe_source, plan_segments
 from reshelve.producers.query import SourceQuery
-from reshelve.producers.snapshot import SnapshotReader, open_session
+from reshelve.producers.snapshot import SnapshotReader
+from reshelve.producers.source import open_session
 from reshelve.spec import Spec, parse
 
 MAX_DOCUMENT_BYTES = 1 << 23

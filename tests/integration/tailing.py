@@ -27,7 +27,8 @@ from reshelve.producers.slot import (
     slot_state,
 )
 from reshelve.producers.slot_source import SlotSource
-from reshelve.producers.snapshot import Snapshot, SnapshotReader, open_session
+from reshelve.producers.snapshot import Snapshot, SnapshotReader
+from reshelve.producers.source import open_session
 from reshelve.producers.tailer import Tailer
 from reshelve.producers.visibility import SnapshotIds
 from reshelve.reporter import Reporter

@@ -18,7 +18,7 @@ from reshelve.errors import Problem, SourceRefused
 from reshelve.local.postgres import PostgresServer
 from reshelve.model import ChangePlan, ChangeRule
 from reshelve.producers.slot import create_publication, create_slot, drop_slot
-from reshelve.producers.snapshot import open_session
+from reshelve.producers.source import open_session
 from reshelve.producers.transactions import old_transactions
 from reshelve.spec import Spec, parse
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import TopicPartition
 from filled_run import FilledRun, fill
 
 from reshelve.applied import Applied
@@ -157,8 +157,7 @@ def followed(endpoints: Endpoints, database: str, namespace: str, tmp_path: Path
         places = [
             TopicPartition(documents, p, end, applied) for p, end in cluster.stable_ends(documents, partitions).items()
         ]
-        request = ConsumerGroupTopicPartitions(run.context.run.group("indexer"), places)
-        cluster.admin.alter_consumer_group_offsets([request])[request.group_id].result()
+        cluster.place_group(run.context.run.group("indexer"), places)
         yield run
         drop_slot(connection, changes.slot)
 

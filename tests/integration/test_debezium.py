@@ -33,7 +33,7 @@ from reshelve.producers.debezium import DebeziumSource, prepare
 from reshelve.producers.debezium_feed import DebeziumFeed
 from reshelve.producers.debezium_registry import SchemaRegistry
 from reshelve.producers.replication import SlotInUse
-from reshelve.producers.snapshot import open_session
+from reshelve.producers.source import open_session
 from reshelve.spec import Spec, load
 
 PATIENCE_S = 60.0

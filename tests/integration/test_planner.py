@@ -23,7 +23,7 @@ from reshelve.producers.planner import (
     reads_in_key_order,
     source_query,
 )
-from reshelve.producers.snapshot import open_session
+from reshelve.producers.source import open_session
 from reshelve.spec import Spec, parse
 
 pytestmark = pytest.mark.services

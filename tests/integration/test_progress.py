@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import Producer, TopicPartition
 
 from reshelve.applied import Applied
 from reshelve.context import RunContext
@@ -45,7 +45,7 @@ class HandmadeRun:
         """What an indexer does when it has passed an offset."""
         metadata = applied.encode() if applied else ""
         group, place = self.run.group("indexer"), TopicPartition(self.run.topic("documents"), 0, offset, metadata)
-        self.cluster.admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, [place])])[group].result()
+        self.cluster.place_group(group, [place])
 
     def await_stable(self) -> int:
         """The end of `documents` once no transaction is open: its marker comes a moment after its commit."""

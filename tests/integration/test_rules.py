@@ -17,7 +17,7 @@ from reshelve.producers.identity import identity_gaps
 from reshelve.producers.lookup import lookup_parameters, lookup_statement
 from reshelve.producers.planner import Connection, describe_source
 from reshelve.producers.rules import change_plan, find_rules, same_text
-from reshelve.producers.snapshot import open_session
+from reshelve.producers.source import open_session
 from reshelve.spec import Spec, parse
 
 pytestmark = pytest.mark.services

@@ -24,7 +24,7 @@ from reshelve.producers.slot import (
     find_slots,
     slot_state,
 )
-from reshelve.producers.snapshot import open_session
+from reshelve.producers.source import open_session
 from reshelve.producers.transactions import old_transactions
 
 pytestmark = pytest.mark.services

@@ -14,7 +14,8 @@ from reshelve.context import RunContext
 from reshelve.lease import Holder
 from reshelve.plan import make_plan
 from reshelve.producers.slot import create_publication, create_slot, drop_publication, drop_slot
-from reshelve.slots import look_at_slots, source_session
+from reshelve.producers.source import source_session
+from reshelve.slots import look_at_slots
 from reshelve.spec import load
 from reshelve.state import RunState
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from reshelve.producers.snapshot import access_refusal
+from reshelve.producers.source import access_refusal
 
 _AT = 'connection to server at "db" (10.0.0.7), port 5432 failed: '
 

@@ -33,7 +33,7 @@ from reshelve.producers.planner import (
     source_query,
 )
 from reshelve.producers.query import SourceQuery
-from reshelve.producers.snapshot import access_refusal, open_session, server_of
+from reshelve.producers.source import access_refusal, open_session, server_of
 from reshelve.transform import load_transform
 
 _URL: Final = "source.postgres.url"

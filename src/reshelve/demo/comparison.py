@@ -19,7 +19,7 @@ from reshelve.consumers.opensearch import refusal
 from reshelve.errors import ReshelveError
 from reshelve.kafka import KafkaCluster
 from reshelve.model import make_version
-from reshelve.producers.snapshot import server_of
+from reshelve.producers.source import server_of
 from reshelve.producers.visibility import SnapshotIds
 from reshelve.spec import Spec
 from reshelve.state import RunState

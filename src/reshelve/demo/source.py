@@ -11,7 +11,7 @@ from typing import Any, Final, LiteralString
 import psycopg
 
 from reshelve.errors import ReshelveError, UsageError
-from reshelve.producers.snapshot import access_refusal, server_of
+from reshelve.producers.source import access_refusal, server_of
 
 Report = Callable[[str], None]
 

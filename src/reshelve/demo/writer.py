@@ -10,7 +10,7 @@ from typing import Any, Final
 import psycopg
 
 from reshelve.errors import ReshelveError
-from reshelve.producers.snapshot import server_of
+from reshelve.producers.source import server_of
 
 _PAUSE_S: Final = 0.01
 _RENAMED_EVERY: Final = 500  # transactions: a country has 900 cities on average, and each is a document to renew

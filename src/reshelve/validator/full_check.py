@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import psycopg
 from opensearchpy.exceptions import TransportError
 
 from reshelve.consumers.opensearch import refusal
 from reshelve.context import RunContext
-from reshelve.errors import ReshelveError, SourceRefused, Unreachable
+from reshelve.errors import ReshelveError
 from reshelve.model import Segment
 from reshelve.producers.planner import estimate_query, plan_segments, sample_size, tile
-from reshelve.producers.snapshot import access_refusal, open_session, server_of
+from reshelve.producers.source import source_session
 from reshelve.schemas.codec import CodecError
 from reshelve.validator.target import PointInTime
 from reshelve.validator.tasks import CheckResult, CheckTask, Kind, Scope, check_of, decode
@@ -90,23 +89,10 @@ def unfinished(facts: Mapping[str, Mapping[str, Any]], levels: Sequence[str], no
 
 def plan_ranges(context: RunContext) -> tuple[Segment, ...]:
     """Key ranges that tile all keys, as the source is now. Raises ReshelveError."""
-    url = context.spec.source.postgres.url
-    try:
-        connection, _ = open_session(url, "reshelve validate")
-        with connection:
-            rows, _ = sample_size(connection, context.query, estimate_query(connection, context.query))
-            wanted = max(1, min(_MOST_RANGES, -(-rows // _DOCUMENTS)))
-            return plan_segments(connection, context.spec, context.plan.source, wanted)
-    except psycopg.Error as error:
-        why, where = " ".join(str(error).split()), server_of(url)
-        refused = access_refusal(error, url)
-        if refused is not None:
-            raise refused from None
-        if isinstance(error, psycopg.OperationalError):
-            raise Unreachable("PostgreSQL does not answer", where=where, why=why, remedy="see that it runs") from None
-        raise SourceRefused(
-            "PostgreSQL refused the query", where=where, why=why, remedy="`reshelve check` shows where"
-        ) from None
+    with source_session(context.spec.source.postgres.url, "reshelve validate") as connection:
+        rows, _ = sample_size(connection, context.query, estimate_query(connection, context.query))
+        wanted = max(1, min(_MOST_RANGES, -(-rows // _DOCUMENTS)))
+        return plan_segments(connection, context.spec, context.plan.source, wanted)
 
 
 def read_results(context: RunContext, check: str) -> dict[tuple[Kind, int], CheckResult]:
