@@ -1,4 +1,4 @@
-"""What the driver of a run tells its workers, wherever they run: the topic `control`, read from its beginning.
+"""What the process that follows a run is told, wherever it runs: the topic `control`, read from its beginning.
 
 `retire` ends the following of a run that has completed.
 """
@@ -38,10 +38,10 @@ def _send(cluster: KafkaCluster, run: RunId, kind: str, data: dict[str, Any]) ->
     )
     left = producer.flush(_SEND_S + 5)
     if failures:
-        raise refusal(failures[0], "cannot send a command to the workers", cluster.bootstrap)
+        raise refusal(failures[0], "cannot send a command to the process that follows the run", cluster.bootstrap)
     if left:
         raise Unreachable(
-            "cannot send a command to the workers",
+            "cannot send a command to the process that follows the run",
             where=cluster.bootstrap,
             why="it is not acknowledged",
             remedy="see that the brokers run",
@@ -49,7 +49,7 @@ def _send(cluster: KafkaCluster, run: RunId, kind: str, data: dict[str, Any]) ->
 
 
 class ControlReader:
-    """The commands as a worker sees them. Not thread-safe."""
+    """The commands as that process sees them. Not thread-safe."""
 
     def __init__(self, cluster: KafkaCluster, run: RunId) -> None:
         self._cluster, self._topic = cluster, run.topic("control")

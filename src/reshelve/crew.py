@@ -1,4 +1,4 @@
-"""Workers for a run that has completed, where nobody follows it: for as long as one thing is done with it."""
+"""Workers for a run that nobody drives or follows, for as long as one thing is done with it."""
 
 from __future__ import annotations
 
@@ -27,18 +27,30 @@ class CrewOptions:
     environ: dict[str, str]
 
 
+def is_fed(context: RunContext, state: RunState) -> bool:
+    """Whether a process follows the source's changes for a completed run now. Raises ReshelveError."""
+    return state.following and read_holder(context.cluster, str(context.run)) is not None
+
+
 @contextmanager
 def crew(
-    context: RunContext, state: RunState, options: CrewOptions, *, validators: int = 0, say: Callable[[str], None]
+    context: RunContext,
+    state: RunState,
+    options: CrewOptions,
+    *,
+    tailers: int = 0,
+    validators: int = 0,
+    say: Callable[[str], None],
 ) -> Iterator[Callable[[], None]]:
-    """Key readers and indexers, unless a process follows the run and has them; validators as asked for.
+    """Key readers and indexers, unless a process follows the run and has them; the others as asked for.
 
     Yields what has to be called again and again while they work: it tends them, and raises the ReshelveError of one
     that can't go on. It waits a moment, so that a loop of it is no busy one."""
     run = context.run
     children = Children(str(run), options.environ, options.reports / str(run) / "logs", say)
-    followed = state.following and read_holder(context.cluster, str(run)) is not None
-    if not followed:
+    if tailers:
+        children.start("tailer", tailers)
+    if not is_fed(context, state):
         children.start("keys", options.key_readers)
         children.start("indexer", options.indexers)
     if validators:

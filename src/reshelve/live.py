@@ -66,6 +66,11 @@ class LiveChanges:
             number, behind = settle(context.cluster, context.run, ends, self._say)
             facts = {"keys": number, "copy_ends": _texts(ends), "ends": _texts(behind)}
             self._record("settled", facts)
+        return self.settled
+
+    @property
+    def settled(self) -> dict[int, int]:
+        """What `settle` returned."""
         return {int(p): offset for p, offset in self._state.facts["settled"]["ends"].items()}
 
     def version_now(self) -> int:

@@ -23,9 +23,9 @@ from functools import cached_property
 from typing import Any, Final
 
 from reshelve.consumers.foreign import forget_deletes, remove_exactly
+from reshelve.crew import is_fed
 from reshelve.drifted import DriftedKeys
 from reshelve.errors import BlockedError
-from reshelve.lease import read_holder
 from reshelve.passage import Passage
 from reshelve.producers.key_tasks import write_key_tasks
 from reshelve.producers.possible_keys import impossible_keys
@@ -93,11 +93,6 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
-def is_fed(session: Session) -> bool:
-    """Whether a process follows the source's changes for the run now. Raises ReshelveError."""
-    return session.state.following and read_holder(session.context.cluster, str(session.context.run)) is not None
-
-
 class Pulse:
     """Calls `beat` when it is called, but once in `every` seconds at most."""
 
@@ -129,7 +124,7 @@ class Repair:
         found = keys.counts
         starts = context.cluster.written_ends(context.run.topic("documents"), context.partitions)
         rejects = context.cluster.written_ends(context.run.topic("rejects"), 1)[0]
-        recheck = Recheck(context, starts, rejects, lambda: is_fed(self.session), self.pulse, self.say)
+        recheck = Recheck(context, starts, rejects, self._fed, self.pulse, self.say)
         self._remove_impossible(keys)
         made_way = 0
         for number in range(1, _TRIES + 1):
@@ -162,15 +157,18 @@ class Repair:
         number, ends = write_key_tasks(context.cluster, context.run, wanted, context.partitions, self._waiting)
         if not number:
             return 0
-        passage, told, fed = Passage(context.cluster, context.run, ends), 0.0, is_fed(self.session)
+        passage, told, fed = Passage(context.cluster, context.run, ends), 0.0, self._fed()
         while not passage.done():
             if time.monotonic() - told > _SAY_S:
                 told = time.monotonic()
-                if fed and not is_fed(self.session):
+                if fed and not self._fed():
                     raise self._left_alone()
                 self.say(f"{number:,} keys are read again: {passage.stage} at work")
             self.tend()
         return number
+
+    def _fed(self) -> bool:
+        return is_fed(self.session.context, self.session.state)
 
     def _left_alone(self) -> BlockedError:
         """Its key readers and indexers were to do the work."""

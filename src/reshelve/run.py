@@ -31,13 +31,11 @@ from reshelve.control import ControlReader
 from reshelve.cutover import cut_over, gather
 from reshelve.errors import BlockedError, GateClosed, Interrupted, ReshelveError, Unreachable
 from reshelve.gates import GateFacts, LiveFacts, gates
-from reshelve.journal import JournalWriter
-from reshelve.lease import Lease
 from reshelve.live import LiveChanges
 from reshelve.model import facts
 from reshelve.producers.tasks import seed_pages
 from reshelve.progress import Progress, topics_gone
-from reshelve.session import follower_lease
+from reshelve.session import Session
 from reshelve.state import RunState
 from reshelve.supervision import FOLLOW, Observer, Options, Supervision
 from reshelve.validator.coordinator import validate
@@ -54,21 +52,12 @@ _SAY_S: Final = 60.0
 class Run:
     """Drives one run through its stages. `stop` is set by Ctrl-C or SIGTERM."""
 
-    def __init__(
-        self,
-        context: RunContext,
-        state: RunState,
-        journal: JournalWriter,
-        lease: Lease,
-        options: Options,
-        observer: Observer,
-        stop: threading.Event,
-    ) -> None:
-        self._context, self._state, self._options = context, state, options
-        self._watch = Supervision(context, state, journal, lease, options, observer, stop)
-        self._followed = context.plan.changes.followed
+    def __init__(self, session: Session, options: Options, observer: Observer, stop: threading.Event) -> None:
+        self._context, self._state, self._options = session.context, session.state, options
+        self._watch = Supervision(session, options, observer, stop)
+        self._followed = self._context.plan.changes.followed
         self._fed = False
-        self._live = LiveChanges(context, state, self._watch.record, self._watch.say)
+        self._live = LiveChanges(self._context, self._state, self._watch.record, self._watch.say)
 
     def drive(self) -> RunState:
         """Go through the stages. Raises what ends the run early, after it is in the journal."""
@@ -190,12 +179,10 @@ class Run:
             if time.monotonic() - said > _SAY_S:
                 said = time.monotonic()
                 behind = "not known yet" if now.seconds_behind is None else f"{now.seconds_behind:.0f} s"
-                why = (
-                    ""
-                    if limit is None
-                    else f"; does the source change faster than limits.documents_per_second, {limit:g}?"
-                )
-                self._watch.observer.say(f"still catching up: behind {behind}{why}")
+                text = f"still catching up: behind {behind}"
+                if limit is not None:
+                    text += f"; does the source change faster than limits.documents_per_second, {limit:g}?"
+                self._watch.observer.say(text)
             return close(now)
 
         return judged
@@ -240,8 +227,7 @@ class Run:
         if not self._followed:
             return validation, None
         recomputed = self._watch.beside(lambda: recompute(self._context, self._watch.say))
-        settled = {int(p): end for p, end in self._state.facts["settled"]["ends"].items()}
-        return validation, LiveFacts(settled, recomputed.version, recomputed.ends, recomputed)
+        return validation, LiveFacts(self._live.settled, recomputed.version, recomputed.ends, recomputed)
 
     def _judge(self) -> Validation:
         context, levels = self._context, Levels.of(self._context.spec.validation)
@@ -320,7 +306,7 @@ class Run:
         self._watch.record("completed", {"message": "Reindex complete", "following": following})
         self._watch.report()
         if following:
-            self._let_newer_runs_begin()
+            self._watch.follow_only()
             self._keep_following()
 
     def _index_what_came_before_the_swap(self) -> None:
@@ -334,16 +320,6 @@ class Run:
     def _end_changes(self) -> None:
         self._watch.children.stop()
         self._live.end()
-
-    def _let_newer_runs_begin(self) -> None:
-        """From here on only this run is ours, and no longer the reindex."""
-        context, watch = self._context, self._watch
-        lease = follower_lease(context.cluster, context.run, watch.observer.say)
-        watch.lease.release()
-        watch.lease = lease
-        watch.journal = JournalWriter(
-            context.cluster, context.run, shared=True, still_leader=lease.confirm, waiting=watch.stopped
-        )
 
     def _keep_following(self) -> None:
         self._watch.enter(FOLLOW)

@@ -13,7 +13,6 @@ from reshelve.journal import JournalWriter, create_journal, read_journal
 from reshelve.kafka import KafkaCluster
 from reshelve.lease import Holder, Lease
 from reshelve.live import LiveChanges
-from reshelve.model import RunId
 from reshelve.plan import Plan, make_plan
 from reshelve.spec import Spec
 from reshelve.state import RunState, find_run, fold
@@ -67,13 +66,7 @@ def attach(cluster: KafkaCluster, run: str, report: Callable[[str], None]) -> Se
         lease.release()
         raise
 
-    def waiting(why: str) -> bool:
-        report(why)
-        return False
-
-    shared = "completed" in state.facts
-    journal = JournalWriter(cluster, known, shared=shared, still_leader=lease.confirm, waiting=waiting)
-    return Session(context, state, journal, lease, True)
+    return _session(cluster, context, state, lease, report, shared="completed" in state.facts)
 
 
 def attach_follower(cluster: KafkaCluster, run: str, stop: threading.Event, report: Callable[[str], None]) -> Session:
@@ -89,16 +82,23 @@ def attach_follower(cluster: KafkaCluster, run: str, stop: threading.Event, repo
             else "its spec does not say `follow: always`, or it has not completed",
             remedy=f"see `reshelve status {state.run}`",
         )
-    lease = follower_lease(cluster, state.run, report)
-
-    def waiting(why: str) -> bool:
-        report(why)
-        return stop.is_set()
-
-    journal = JournalWriter(cluster, state.run, shared=True, still_leader=lease.confirm, waiting=waiting)
+    session = follower_session(cluster, context, state, report, stop)
     here = Holder.here()
-    state.take(journal.append("following", {"host": here.host, "pid": here.pid}))
-    return Session(context, state, journal, lease, True)
+    session.record("following", {"host": here.host, "pid": here.pid})
+    return session
+
+
+def follower_session(
+    cluster: KafkaCluster,
+    context: RunContext,
+    state: RunState,
+    report: Callable[[str], None],
+    stop: threading.Event | None = None,
+) -> Session:
+    """The following of a completed run, in whatever state. Raises LeaseHeld."""
+    lease = Lease(cluster, str(state.run))
+    lease.take(report)
+    return _session(cluster, context, state, lease, report, shared=True, stop=stop)
 
 
 def attach_beside(cluster: KafkaCluster, run: str, purpose: str, report: Callable[[str], None]) -> Session:
@@ -115,20 +115,28 @@ def attach_beside(cluster: KafkaCluster, run: str, purpose: str, report: Callabl
         )
     lease = Lease(cluster, f"{state.run}.{purpose}")
     lease.take(report)
+    return _session(cluster, context, state, lease, report, shared=True)
+
+
+def _session(
+    cluster: KafkaCluster,
+    context: RunContext,
+    state: RunState,
+    lease: Lease,
+    report: Callable[[str], None],
+    *,
+    shared: bool = False,
+    resumed: bool = True,
+    stop: threading.Event | None = None,
+) -> Session:
+    """shared: others write into the run's journal as well; stop: ends waiting for the brokers to take an entry."""
 
     def waiting(why: str) -> bool:
         report(why)
-        return False
+        return stop is not None and stop.is_set()
 
-    journal = JournalWriter(cluster, state.run, shared=True, still_leader=lease.confirm, waiting=waiting)
-    return Session(context, state, journal, lease, True)
-
-
-def follower_lease(cluster: KafkaCluster, run: RunId, report: Callable[[str], None]) -> Lease:
-    """The lease of following that run, taken. Raises LeaseHeld."""
-    lease = Lease(cluster, str(run))
-    lease.take(report)
-    return lease
+    journal = JournalWriter(cluster, context.run, shared=shared, still_leader=lease.confirm, waiting=waiting)
+    return Session(context, state, journal, lease, resumed)
 
 
 def _open(
@@ -161,18 +169,14 @@ def _open(
     else:
         state = RunState(plan.id)
 
-    def waiting(why: str) -> bool:
-        report(why)
-        return stop.is_set()
-
-    journal = JournalWriter(cluster, plan.id, still_leader=lease.confirm, waiting=waiting)
+    session = _session(cluster, RunContext(plan, spec), state, lease, report, resumed=resumed, stop=stop)
     if not resumed:
-        state.take(journal.append("planned", {"plan": plan.as_dict(), "owner": spec.owner, "why": spec.why}))
+        session.record("planned", {"plan": plan.as_dict(), "owner": spec.owner, "why": spec.why})
     here = Holder.here()
     started = {"host": here.host, "pid": here.pid, "resumed": resumed, "until": until}
     # They may be changed between two starts, and the workers know the run from the journal alone.
-    state.take(journal.append("started", started | {"limits": spec.limits.model_dump(mode="json")}))
-    return Session(RunContext(plan, spec), state, journal, lease, resumed)
+    session.record("started", started | {"limits": spec.limits.model_dump(mode="json")})
+    return session
 
 
 def _end_changes(old: RunState, cluster: KafkaCluster, report: Callable[[str], None]) -> None:

@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from reshelve.children import Children, beside
-from reshelve.context import RunContext
 from reshelve.errors import BlockedError, Interrupted
-from reshelve.journal import JournalWriter
-from reshelve.lease import Lease
 from reshelve.progress import Progress, ProgressReader
 from reshelve.report import save_report
-from reshelve.state import RunState
+from reshelve.session import Session, follower_session
 
 T = TypeVar("T")
 FOLLOW: Final = "follow"
@@ -52,24 +49,13 @@ class Options:
 
 
 class Supervision:
-    """Watches one run. `stop` is set by Ctrl-C or SIGTERM.
+    """Watches one run. `stop` is set by Ctrl-C or SIGTERM."""
 
-    journal and lease may be exchanged: once the run has completed, they are those of its following alone."""
-
-    def __init__(
-        self,
-        context: RunContext,
-        state: RunState,
-        journal: JournalWriter,
-        lease: Lease,
-        options: Options,
-        observer: Observer,
-        stop: threading.Event,
-    ) -> None:
-        self.context, self.state, self.journal, self.lease = context, state, journal, lease
+    def __init__(self, session: Session, options: Options, observer: Observer, stop: threading.Event) -> None:
+        self.context, self._session = session.context, session
         self.observer, self._stop = observer, stop
-        self._folder = options.reports / str(context.run)
-        self.children = Children(str(context.run), options.environ, self._folder / "logs", self._on_death)
+        self._folder = options.reports / str(self.context.run)
+        self.children = Children(str(self.context.run), options.environ, self._folder / "logs", self._on_death)
         self.stage = ""
         self._reader: ProgressReader | None = None
         self._progress: Progress | None = None
@@ -82,7 +68,14 @@ class Supervision:
         self.children.stop()
         if self._reader is not None:
             self._reader.close()
-        self.lease.release()
+        self._session.lease.release()
+
+    def follow_only(self) -> None:
+        """Let the reindex go, so that a newer run of it may begin, and keep the following of this run."""
+        context, state = self.context, self._session.state
+        follower = follower_session(context.cluster, context, state, self.observer.say, self._stop)
+        self._session.lease.release()
+        self._session = follower
 
     @property
     def last(self) -> Progress:
@@ -93,13 +86,14 @@ class Supervision:
     def enter(self, stage: str) -> None:
         self.stage = stage
         self.observer.stage(stage)
-        if self.state.stage != stage or stage not in self.state.stages:
+        state = self._session.state
+        if state.stage != stage or stage not in state.stages:
             self.record("stage", {"stage": stage})
 
     def record(self, kind: str, data: dict[str, Any]) -> None:
         """An entry in the journal, taken into the state. Thread-safe."""
         with self._recording:
-            self.state.take(self.journal.append(kind, data))
+            self._session.record(kind, data)
 
     def record_end(self, kind: str, data: dict[str, Any]) -> None:
         """What was seen last, so that the status of a run that has stopped is not seconds older than its end; and
@@ -113,7 +107,7 @@ class Supervision:
             self.observer.say(f"not recorded: {error}")
 
     def report(self) -> None:
-        save_report(self.context.plan, self.state, self._folder, self.observer.say)
+        save_report(self.context.plan, self._session.state, self._folder, self.observer.say)
 
     def until(self, done: Callable[[Progress], bool]) -> Progress:
         """Watch the workers until `done`; lease, journal and observer are kept up to date."""
@@ -125,7 +119,7 @@ class Supervision:
 
     def tick(self) -> Progress:
         self._go_on()
-        self.lease.poll()
+        self._session.lease.poll()
         self.children.tend()
         if self._reader is None:
             self._reader = ProgressReader(self.context)
@@ -153,7 +147,7 @@ class Supervision:
     def keep_lease(self) -> None:
         """To watch when there are no workers yet."""
         self._go_on()
-        self.lease.poll()
+        self._session.lease.poll()
         self._stop.wait(_TICK_S)
 
     def say(self, text: str) -> None:
@@ -162,11 +156,6 @@ class Supervision:
         if text:
             self.observer.say(text)
         self._go_on()
-
-    def stopped(self, why: str) -> bool:
-        """Say why something waits; True when it should not any more."""
-        self.observer.say(why)
-        return self._stop.is_set()
 
     def wait(self, seconds: float) -> None:
         """Let time pass, and watch all the same."""

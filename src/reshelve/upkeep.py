@@ -1,4 +1,4 @@
-"""The index of a completed run looked after: validated, and where it has drifted repaired."""
+"""The index of a run looked after: validated, and where it has drifted repaired."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from reshelve.children import beside
-from reshelve.crew import CrewOptions, crew
+from reshelve.crew import CrewOptions, crew, is_fed
 from reshelve.drifted import DriftedKeys, drifted_keys
 from reshelve.errors import BlockedError, Interrupted, UsageError
 from reshelve.progress import read_tiling
-from reshelve.repair import Repair, Repaired, is_fed
+from reshelve.repair import Repair, Repaired
 from reshelve.repair_report import save_repair
 from reshelve.session import Session
 from reshelve.validator.coordinator import validate
@@ -47,14 +47,18 @@ class Upkeep:
         if levels.full and record:
             began = begin(context, levels.names, session.state.facts, session.record, self.say)
         self._restore_places()
-        live = is_fed(session)
-        only_validators = replace(self.options, key_readers=0, indexers=0)
+        known = session.state.facts
+        unfinished = "completed" not in known
+        live = context.plan.changes.followed if unfinished else is_fed(context, session.state)
+        # An unfinished run has no workers at all now: those that follow its changes are ours to start.
+        ours = unfinished and "slot" in known and "slot_dropped" not in known
+        options = self.options if ours else replace(self.options, key_readers=0, indexers=0)
 
         def work() -> Validation:
             tiling = read_tiling(context)
             return validate(context, tiling, levels=levels, live=live, began=began, rate=rate, report=self.say)
 
-        with crew(context, session.state, only_validators, validators=1, say=self.say) as tend:
+        with crew(context, session.state, options, tailers=int(ours), validators=1, say=self.say) as tend:
             found = beside(work, lambda: self._tend(tend))
         if record:
             session.record("validated", found.as_dict())
@@ -82,7 +86,7 @@ class Upkeep:
         run that nobody is to follow any more they are put at the ends: what was not passed then shows as drift. One
         that is to be followed must not overlook it."""
         context, cluster = self.session.context, self.session.context.cluster
-        if self.session.state.following:
+        if self.session.state.following or "completed" not in self.session.state.facts:
             return
         for role, name in (("keys", "changes"), ("indexer", "documents")):
             topic = context.run.topic(name)

@@ -8,7 +8,7 @@ import typer
 
 from reshelve.cleanup import Leftovers, find_leftovers, remove
 from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_of
-from reshelve.cli.output import JsonOption, say, show, show_json
+from reshelve.cli.output import JsonOption, confirmed, say, show, show_json
 from reshelve.context import RunContext
 from reshelve.errors import AbortedError, BlockedError, UsageError
 from reshelve.session import attach
@@ -43,7 +43,7 @@ def clean(
         _say_source(session.context, leftovers, without_source)
         if not state.ended:
             say(f"run {state.run} is not at its end ({state.state}): it can't be gone on with after that")
-        if not yes and not _confirmed():
+        if not yes and not confirmed("Remove these?"):
             raise AbortedError("nothing is removed", remedy="run it again to decide otherwise")
         if not state.ended:
             session.record("aborted", {"why": "cleaned up before its end"})
@@ -71,11 +71,3 @@ def _say_source(context: RunContext, leftovers: Leftovers, without_source: bool)
             remedy=f"clean again when it answers; if it never will: --without-source, and should it come back: {drop}",
         )
     say(f"the source can't be looked at ({leftovers.source_away}); should it come back: {drop}")
-
-
-def _confirmed() -> bool:
-    """Whether somebody said yes; no answer at all is none."""
-    try:
-        return typer.confirm("Remove these?", err=True)
-    except typer.Abort:
-        return False

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_environment, cluster_of
 from reshelve.cli.display import make_display
+from reshelve.cli.options import REPORTS, IndexersOption, KeyReadersOption, ReportsOption
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.cli.signals import stop_on_signals
 from reshelve.cutover import gather
@@ -25,9 +23,9 @@ from reshelve.validator.verdict import Validation
 
 def cutover(
     run: RunArgument,
-    key_readers: Annotated[int, typer.Option(min=0, help="Key readers on this machine.")] = 1,
-    indexers: Annotated[int, typer.Option(min=0, help="Indexers on this machine.")] = 1,
-    reports: Annotated[Path, typer.Option(help="Folder for reports and logs.")] = Path("reports"),
+    key_readers: KeyReadersOption = 1,
+    indexers: IndexersOption = 1,
+    reports: ReportsOption = REPORTS,
     as_json: JsonOption = False,
     bootstrap: BootstrapOption = None,
     config: ConfigOption = None,
@@ -84,6 +82,6 @@ def _drive(session: Session, options: Options, as_json: bool) -> None:
     limits = session.context.spec.limits.model_dump(mode="json")
     session.record("started", {"resumed": True, "until": None, "limits": limits})
     try:
-        Run(session.context, session.state, session.journal, session.lease, options, display, stop).drive()
+        Run(session, options, display, stop).drive()
     finally:
         display.close()

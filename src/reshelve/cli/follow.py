@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_environment, cluster_of
 from reshelve.cli.display import MetricsHostOption, MetricsPortOption, make_display
+from reshelve.cli.options import REPORTS, IndexersOption, KeyReadersOption, ReportsOption
 from reshelve.cli.output import JsonOption, say, show
 from reshelve.cli.signals import stop_on_signals
 from reshelve.run import Run
@@ -19,9 +16,9 @@ from reshelve.supervision import Options
 
 def follow(
     run: RunArgument,
-    key_readers: Annotated[int, typer.Option(min=0, help="Key readers on this machine.")] = 1,
-    indexers: Annotated[int, typer.Option(min=0, help="Indexers on this machine.")] = 1,
-    reports: Annotated[Path, typer.Option(help="Folder for reports and logs.")] = Path("reports"),
+    key_readers: KeyReadersOption = 1,
+    indexers: IndexersOption = 1,
+    reports: ReportsOption = REPORTS,
     metrics_port: MetricsPortOption = None,
     metrics_host: MetricsHostOption = "127.0.0.1",
     as_json: JsonOption = False,
@@ -37,7 +34,7 @@ def follow(
     try:
         display = make_display(session.context.plan, as_json, metrics_port=metrics_port, metrics_host=metrics_host)
         try:
-            Run(session.context, session.state, session.journal, session.lease, options, display, stop).drive()
+            Run(session, options, display, stop).drive()
         finally:
             display.close()
     finally:

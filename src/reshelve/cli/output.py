@@ -29,6 +29,14 @@ def show(text: str) -> None:
     stdout.print(redact(text), markup=False)
 
 
+def confirmed(question: str) -> bool:
+    """Whether somebody said yes; no answer at all is none."""
+    try:
+        return typer.confirm(redact(question), err=True)
+    except typer.Abort:
+        return False
+
+
 def show_columns(rows: Sequence[Sequence[str]]) -> None:
     """Rows in aligned columns on stdout, never wrapped: as good for `grep` as for the eye."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

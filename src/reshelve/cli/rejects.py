@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_environment, cluster_of
+from reshelve.cli.options import REPORTS, IndexersOption, KeyReadersOption, ReportsOption
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.consumers.reject_ledger import RejectedKey, RejectGroup, group, group_name
 from reshelve.consumers.reject_picture import RejectPicture
@@ -105,9 +105,9 @@ def redrive_(
     run: RunArgument,
     keys: KeysOption = None,
     reasons: ReasonOption = None,
-    key_readers: Annotated[int, typer.Option(min=0, help="Key readers on this machine.")] = 1,
-    indexers: Annotated[int, typer.Option(min=0, help="Indexers on this machine.")] = 1,
-    reports: Annotated[Path, typer.Option(help="Folder for reports and logs.")] = Path("reports"),
+    key_readers: KeyReadersOption = 1,
+    indexers: IndexersOption = 1,
+    reports: ReportsOption = REPORTS,
     as_json: JsonOption = False,
     bootstrap: BootstrapOption = None,
     config: ConfigOption = None,

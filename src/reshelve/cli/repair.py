@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
 from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_environment, cluster_of
-from reshelve.cli.output import JsonOption, say, show, show_json
+from reshelve.cli.options import REPORTS, LevelOption, OwnIndexersOption, OwnKeyReadersOption, ReportsOption
+from reshelve.cli.output import JsonOption, confirmed, say, show, show_json
 from reshelve.cli.signals import stop_on_signals
 from reshelve.crew import CrewOptions
 from reshelve.drifted import DriftedKeys
@@ -20,16 +20,10 @@ from reshelve.model import facts
 from reshelve.repair import Repaired
 from reshelve.session import attach_beside
 from reshelve.upkeep import Upkeep, require_keys, require_known
-from reshelve.validator.levels import LEVELS
 from reshelve.validator.verdict import Validation
 
 _EXAMPLES: Final = 5
 _DRIFT: Final = 3  # exit code, as of `reshelve validate`
-
-LevelOption = Annotated[
-    list[str] | None,
-    typer.Option(help=f"What to look at, once for each: {', '.join(LEVELS)}. By default what the spec says."),
-]
 
 
 def repair(
@@ -40,9 +34,9 @@ def repair(
     level: LevelOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be written.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    key_readers: Annotated[int, typer.Option(min=1, help="Key readers, where no process follows the run.")] = 1,
-    indexers: Annotated[int, typer.Option(min=1, help="Indexers, where no process follows the run.")] = 1,
-    reports: Annotated[Path, typer.Option(help="Folder for reports and logs.")] = Path("reports"),
+    key_readers: OwnKeyReadersOption = 1,
+    indexers: OwnIndexersOption = 1,
+    reports: ReportsOption = REPORTS,
     as_json: JsonOption = False,
     bootstrap: BootstrapOption = None,
     config: ConfigOption = None,
@@ -68,7 +62,8 @@ def repair(
                 if as_json:
                     show_json({"run": str(session.context.run), **_listing(keys)})
                 return
-            if not yes and not _confirmed(session.context.plan.index, sum(keys.counts.values())):
+            number, index = sum(keys.counts.values()), session.context.plan.index
+            if not yes and not confirmed(f"Read {number:,} keys again and write them to {index}?"):
                 raise AbortedError("nothing was written", remedy="--dry-run lists what would be")
             repaired = upkeep.repair(keys)
     finally:
@@ -118,11 +113,3 @@ def _list(keys: DriftedKeys) -> None:
 
 def _listing(keys: DriftedKeys) -> dict[str, Any]:
     return {"check": keys.check, "keys": keys.counts, "examples": [facts(one) for one in keys.examples(_EXAMPLES)]}
-
-
-def _confirmed(index: str, number: int) -> bool:
-    """Whether somebody said yes; no answer at all is none."""
-    try:
-        return typer.confirm(f"Read {number:,} keys again and write them to {index}?", err=True)
-    except typer.Abort:
-        return False

@@ -8,15 +8,15 @@ from typing import Annotated, Final
 import typer
 
 from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_of
-from reshelve.cli.output import JsonOption, say, show, show_json
+from reshelve.cli.output import JsonOption, confirmed, say, show, show_json
 from reshelve.consumers import generation
 from reshelve.control import retire_follower
 from reshelve.errors import AbortedError, UsageError
-from reshelve.journal import JournalWriter, read_journal
+from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster
 from reshelve.lease import read_holder
 from reshelve.live import LiveChanges
-from reshelve.session import follower_lease
+from reshelve.session import follower_session
 from reshelve.state import RunState, fold
 from reshelve.worker import load_context
 
@@ -38,17 +38,17 @@ def retire(
             f"run {state.run} is not followed", why=f"it is {state.state}", remedy=f"see `reshelve status {state.run}`"
         )
     searched = generation.alias_targets(context.opensearch, context.plan.alias).indexes
-    if context.plan.index in searched and not yes and not _confirmed(context.plan.alias):
+    question = f"Alias {context.plan.alias} points to its index: searches will find no more changes. Go on?"
+    if context.plan.index in searched and not yes and not confirmed(question):
         raise AbortedError("the run is followed as before", remedy="retire the generation that nobody searches")
     retire_follower(cluster, state.run)
     if read_holder(cluster, str(state.run)) is None or not _ended_itself(cluster, state):
-        lease = follower_lease(cluster, state.run, say)
+        session = follower_session(cluster, context, state, say)
         try:
-            journal = JournalWriter(cluster, state.run, shared=True, still_leader=lease.confirm)
-            LiveChanges(context, state, lambda kind, data: state.take(journal.append(kind, data)), say).end()
-            journal.append("retired", {"why": "as asked for"})
+            LiveChanges(context, state, session.record, say).end()
+            session.record("retired", {"why": "as asked for"})
         finally:
-            lease.release()
+            session.lease.release()
     if as_json:
         show_json({"run": str(state.run), "index": context.plan.index})
     else:
@@ -67,11 +67,3 @@ def _ended_itself(cluster: KafkaCluster, state: RunState) -> bool:
             return not fold(read_journal(cluster, run=state.run))[str(state.run)].following
         time.sleep(0.5)
     return False
-
-
-def _confirmed(alias: str) -> bool:
-    """Whether somebody said yes; no answer at all is none."""
-    try:
-        return typer.confirm(f"Alias {alias} points to its index: searches will find no more changes. Go on?", err=True)
-    except typer.Abort:
-        return False

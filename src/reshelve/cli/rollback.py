@@ -12,7 +12,8 @@ from reshelve.session import attach
 def rollback(
     run: RunArgument, as_json: JsonOption = False, bootstrap: BootstrapOption = None, config: ConfigOption = None
 ) -> None:
-    """Point the alias back to the index it pointed to before the run. Atomic; what was written since is not in it."""
+    """Point the alias back to the index it pointed to before the run. Atomic; it has what was
+    written since only if its changes are still followed."""
     session = attach(cluster_of(bootstrap, config), run, say)
     state, plan = session.state, session.context.plan
     try:

@@ -12,6 +12,7 @@ import typer
 from reshelve.cli.check import load_checked
 from reshelve.cli.connection import cluster_environment
 from reshelve.cli.display import MetricsHostOption, MetricsPortOption, make_display, span
+from reshelve.cli.options import REPORTS, IndexersOption, KeyReadersOption, ReportsOption
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.cli.signals import stop_on_signals
 from reshelve.report import report_facts
@@ -32,11 +33,9 @@ def run(
     until: Annotated[Until | None, typer.Option(help="Stop before the swap; running again goes on.")] = None,
     new: Annotated[bool, typer.Option("--new", help="Give an unfinished run up instead of going on with it.")] = False,
     page_readers: Annotated[int, typer.Option(min=0, help="Page readers on this machine.")] = 1,
-    key_readers: Annotated[int, typer.Option(min=0, help="Key readers on this machine.")] = 1,
-    indexers: Annotated[int, typer.Option(min=0, help="Indexers on this machine.")] = 1,
-    reports: Annotated[Path, typer.Option(help="Folder for reports and logs, one folder for each run.")] = Path(
-        "reports"
-    ),
+    key_readers: KeyReadersOption = 1,
+    indexers: IndexersOption = 1,
+    reports: ReportsOption = REPORTS,
     metrics_port: MetricsPortOption = None,
     metrics_host: MetricsHostOption = "127.0.0.1",
     as_json: JsonOption = False,
@@ -61,7 +60,7 @@ def run(
     try:
         display = make_display(plan, as_json, metrics_port=metrics_port, metrics_host=metrics_host)
         try:
-            state = Run(session.context, session.state, session.journal, session.lease, options, display, stop).drive()
+            state = Run(session, options, display, stop).drive()
         finally:
             display.close()
     finally:

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-from typing import Annotated
+import threading
 
-import typer
-
-from reshelve.children import Children, beside
 from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_environment, cluster_of
+from reshelve.cli.options import REPORTS, LevelOption, ReportsOption
 from reshelve.cli.output import JsonOption, say, show, show_json
+from reshelve.cli.signals import stop_on_signals
+from reshelve.crew import CrewOptions, is_fed
 from reshelve.errors import BlockedError
 from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster
-from reshelve.lease import read_holder
-from reshelve.progress import read_tiling
 from reshelve.session import Session, attach, attach_beside
 from reshelve.state import find_run, fold
-from reshelve.validator.coordinator import validate as run_validation
-from reshelve.validator.full_check import begin
-from reshelve.validator.levels import LEVELS, Levels
+from reshelve.upkeep import Upkeep
+from reshelve.validator.levels import Levels
 from reshelve.validator.queries import QueriesVerdict, QueryResult, compare_queries, minimum_of
 from reshelve.validator.verdict import Validation
 
 _LISTED = 50
-_TICK_S = 0.2
 
 
 def validate(
     run: RunArgument,
-    level: Annotated[
-        list[str] | None,
-        typer.Option(help=f"What to look at, once for each: {', '.join(LEVELS)}. By default what the spec says."),
-    ] = None,
-    reports: Annotated[Path, typer.Option(help="Folder for reports and logs.")] = Path("reports"),
+    level: LevelOption = None,
+    reports: ReportsOption = REPORTS,
     as_json: JsonOption = False,
     bootstrap: BootstrapOption = None,
     config: ConfigOption = None,
@@ -42,14 +33,18 @@ def validate(
     """Compare a run's topic and source with its index, while all of them go on. Exit code 0 without differences, 3 with
     some."""
     cluster = cluster_of(bootstrap, config)
+    stop = threading.Event()
+    stop_on_signals(stop)
     session = _session(cluster, run)
     name = session.context.run
     try:
         asked = session.context.spec.validation
         levels = Levels.named(level, asked) if level else Levels.of(asked)
-        found = None if levels.names == ("queries",) else _validate(session, levels, reports)
-        if found is not None:
-            session.record("validated", found.as_dict())
+        found = None
+        if levels.names != ("queries",):
+            _require_followed(session)
+            options = CrewOptions(1, 1, reports, cluster_environment(cluster))
+            found = Upkeep(session, options, stop, say).validate(levels.names)
         queries = _compare_queries(session) if levels.queries else None
     finally:
         session.lease.release()
@@ -83,51 +78,16 @@ def _session(cluster: KafkaCluster, run: str) -> Session:
     return attach(cluster, run, say)
 
 
-def _validate(session: Session, levels: Levels, reports: Path) -> Validation:
-    context = session.context
-    live = _followed(session)
-    children = Children(
-        str(context.run), cluster_environment(context.cluster), reports / str(context.run) / "logs", say
-    )
-
-    def watch() -> None:
-        children.tend()  # a worker that can't go on says why
-        time.sleep(_TICK_S)
-
-    try:
-        for role in _roles(session):
-            children.start(role, 1)
-        began = begin(context, levels.names, session.state.facts, session.record, say) if levels.full else None
-
-        def check() -> Validation:
-            tiling = read_tiling(context)
-            return run_validation(context, tiling, levels=levels, live=live, began=began, report=say)
-
-        return beside(check, watch)
-    finally:
-        children.stop()
-
-
-def _roles(session: Session) -> tuple[str, ...]:
-    """An unfinished run has no workers at all now: those that follow its changes are ours to start."""
-    state = session.state
-    unfinished = "completed" not in state.facts and "slot" in state.facts and "slot_dropped" not in state.facts
-    return ("tailer", "keys", "indexer", "validator") if unfinished else ("validator",)
-
-
-def _followed(session: Session) -> bool:
-    """Whether the source's changes are followed now. Raises BlockedError when they should be."""
+def _require_followed(session: Session) -> None:
+    """Raises BlockedError when nobody follows the changes of a run that are to be followed."""
     state, context = session.state, session.context
-    if "completed" not in state.facts:
-        return context.plan.changes.followed
-    if state.following and read_holder(context.cluster, str(state.run)) is None:
+    if state.following and not is_fed(context, state):
         raise BlockedError(
             f"run {state.run} can't be validated",
             where=context.plan.index,
             why="its changes are to be followed, and no process does that now: what has changed since would be drift",
             remedy=f"start `reshelve follow {state.run}`, then validate again",
         )
-    return state.following
 
 
 def _compare_queries(session: Session) -> QueriesVerdict | None:

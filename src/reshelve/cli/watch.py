@@ -11,8 +11,8 @@ import typer
 
 from reshelve.cli.connection import BootstrapOption, ConfigOption, cluster_environment, cluster_of
 from reshelve.cli.display import STREAM_VERSION, MetricsHostOption, MetricsPortOption, span
+from reshelve.cli.options import REPORTS, LevelOption, OwnIndexersOption, OwnKeyReadersOption, ReportsOption
 from reshelve.cli.output import JsonOption, say, show, show_error, show_json
-from reshelve.cli.repair import LevelOption
 from reshelve.cli.signals import stop_on_signals
 from reshelve.crew import CrewOptions
 from reshelve.errors import BlockedError, ReshelveError
@@ -44,9 +44,9 @@ def watch(
     ] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Repair what has drifted.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Look once, for cron: exit code 0, 3 with drift, 1.")] = False,
-    key_readers: Annotated[int, typer.Option(min=1, help="Key readers for repairs, where no process follows.")] = 1,
-    indexers: Annotated[int, typer.Option(min=1, help="Indexers for repairs, where no process follows.")] = 1,
-    reports: Annotated[Path, typer.Option(help="Folder for reports and logs.")] = Path("reports"),
+    key_readers: OwnKeyReadersOption = 1,
+    indexers: OwnIndexersOption = 1,
+    reports: ReportsOption = REPORTS,
     metrics_port: MetricsPortOption = None,
     metrics_host: MetricsHostOption = "127.0.0.1",
     as_json: JsonOption = False,

@@ -9,9 +9,9 @@ from typing import Any
 from reshelve.context import RunContext
 from reshelve.model import add_checksums
 from reshelve.validator.changed import ChangeLog
-from reshelve.validator.compare import PartitionSums, add_sums
+from reshelve.validator.compare import PartitionSums
 from reshelve.validator.log import DocumentLog
-from reshelve.validator.measure import measure_target, measure_topic
+from reshelve.validator.measure import measure_index, measure_topic
 from reshelve.validator.target import open_point_in_time
 
 
@@ -66,7 +66,11 @@ def prove(
         _topic_sums(context, partition, ends[partition], keys, check) if partition in ends else empty
         for partition in range(context.partitions)
     ]
-    found = _index_sums(context, index, check)
+    point = open_point_in_time(context.opensearch, index)
+    try:
+        found = measure_index(point, context.partitions, check=check)
+    finally:
+        point.close()
     return TopicProof(
         sum(sums.documents for sums in topic),
         add_checksums(sums.checksum for sums in topic),
@@ -84,15 +88,3 @@ def _topic_sums(
     changed = ChangeLog(context.cluster, context.run, partition, partitions, check).changed_keys()
     records = log if keys is None else (record for record in log if record[0] in keys)
     return measure_topic(records, changed, partitions=partitions, buckets=1).sums
-
-
-def _index_sums(context: RunContext, index: str, check: Callable[[], None]) -> list[PartitionSums]:
-    point = open_point_in_time(context.opensearch, index)
-    try:
-        slices = [
-            measure_target(point, number, partitions=context.partitions, buckets=1, check=check)
-            for number in range(point.slices)
-        ]
-    finally:
-        point.close()
-    return [add_sums(parts) for parts in zip(*slices, strict=True)]

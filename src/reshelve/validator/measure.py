@@ -17,7 +17,7 @@ import xxhash
 from reshelve.errors import BlockedError
 from reshelve.model import add_checksums
 from reshelve.validator.changed import ChangedKeys
-from reshelve.validator.compare import PartitionSums, Written
+from reshelve.validator.compare import PartitionSums, Written, add_sums
 from reshelve.validator.log import LogRecord
 from reshelve.validator.newest import NewestVersions, scratch
 from reshelve.validator.target import Check, PointInTime
@@ -190,3 +190,18 @@ def measure_target(
             if key not in unsettled:
                 add(key, hit["_version"])
     return [sums.partition(p) for p in range(partitions)]
+
+
+def measure_index(
+    point: PointInTime,
+    partitions: int,
+    *,
+    unsettled: Collection[bytes] = frozenset(),
+    check: Check = lambda: None,
+) -> list[PartitionSums]:
+    """The sums of all its slices, one after the other. Raises as `PointInTime.scan` does."""
+    slices = [
+        measure_target(point, number, partitions=partitions, buckets=1, unsettled=unsettled, check=check)
+        for number in range(point.slices)
+    ]
+    return [add_sums(parts) for parts in zip(*slices, strict=True)]

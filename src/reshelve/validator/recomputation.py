@@ -9,10 +9,10 @@ from reshelve.context import RunContext
 from reshelve.model import add_checksums, partition_of
 from reshelve.validator.alignment import align, read_unsettled
 from reshelve.validator.changed import ChangeLog
-from reshelve.validator.compare import Drift, PartitionSums, Written, add_sums, differing_buckets
+from reshelve.validator.compare import Drift, PartitionSums, Written, differing_buckets
 from reshelve.validator.drift import judge_unsettled
 from reshelve.validator.log import DocumentLog
-from reshelve.validator.measure import measure_target, measure_topic
+from reshelve.validator.measure import measure_index, measure_topic
 from reshelve.validator.target import PointInTime
 from reshelve.validator.verdict import oldest_version
 from reshelve.validator.waived import is_excused, read_waived, rejects_end
@@ -51,7 +51,7 @@ def recompute(context: RunContext, report: Callable[[str], None] = lambda text: 
         waived = read_waived(context, rejects_end(context))
         behind = read_unsettled(context, aligned.settled, aligned.written)
         unsettled = {key: list[Written]() for key in waived} | behind
-        target = _target_sums(aligned.point, partitions, unsettled)
+        target = measure_index(aligned.point, partitions, unsettled=unsettled.keys())
         measured = [
             _measure(context, aligned.point, p, aligned.settled[p], unsettled, waived) for p in range(partitions)
         ]
@@ -81,17 +81,6 @@ class _Measured:
     sums: PartitionSums
     drifted: int
     version: int | None
-
-
-def _target_sums(
-    point: PointInTime, partitions: int, unsettled: Mapping[bytes, Sequence[Written]]
-) -> list[PartitionSums]:
-    """Of the index, for each partition of the topic."""
-    slices = [
-        measure_target(point, n, partitions=partitions, buckets=1, unsettled=unsettled.keys())
-        for n in range(point.slices)
-    ]
-    return [add_sums(parts) for parts in zip(*slices, strict=True)]
 
 
 def _measure(

@@ -1,0 +1,21 @@
+"""Options that several verbs have: what works on this machine, how closely is looked, where reports go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from reshelve.validator.levels import LEVELS
+
+KeyReadersOption = Annotated[int, typer.Option(min=0, help="Key readers on this machine.")]
+IndexersOption = Annotated[int, typer.Option(min=0, help="Indexers on this machine.")]
+OwnKeyReadersOption = Annotated[int, typer.Option(min=1, help="Key readers, where no process follows the run.")]
+OwnIndexersOption = Annotated[int, typer.Option(min=1, help="Indexers, where no process follows the run.")]
+ReportsOption = Annotated[Path, typer.Option(help="Folder for reports and logs, one folder for each run.")]
+REPORTS: Final = Path("reports")
+LevelOption = Annotated[
+    list[str] | None,
+    typer.Option(help=f"What to look at, once for each: {', '.join(LEVELS)}. By default what the spec says."),
+]
