@@ -20,20 +20,13 @@ help:
 demo: $(VENV)/.local
 	$(BIN)/reshelve demo $(ARGS)
 
-# Three groups beside each other, each on servers of its own: tests of faults and whole runs mostly wait.
+# Each of these processes has servers of its own, and takes one test after the other: they mostly wait. What takes
+# longest comes first, so that they end together.
+TESTERS ?= 3
+ALL_TESTS := tests/faults tests/acceptance tests/integration tests/model tests/unit
+
 test: lint
-ifdef ARGS
-	$(BIN)/python -m pytest $(ARGS)
-else
-	@faults=$$(mktemp); runs=$$(mktemp); \
-	$(BIN)/python -m pytest tests/faults >$$faults 2>&1 & f=$$!; \
-	$(BIN)/python -m pytest tests/acceptance >$$runs 2>&1 & r=$$!; \
-	trap 'kill -TERM $$f $$r 2>/dev/null' INT TERM; \
-	$(BIN)/python -m pytest --ignore tests/faults --ignore tests/acceptance; code=$$?; \
-	echo "tests/acceptance, which ran beside:"; wait $$r || code=$$?; cat $$runs; \
-	echo "tests/faults, which ran beside:"; wait $$f || code=$$?; cat $$faults; \
-	rm -f $$faults $$runs; exit $$code
-endif
+	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses $(TESTERS) --maxschedchunk 1 $(ALL_TESTS))
 
 check: lint
 	$(BIN)/python -m pytest tests/unit tests/model $(ARGS)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from conftest import Victims
 from opensearchpy import OpenSearch
@@ -12,18 +10,8 @@ from reshelve.local.server import Server, free_port
 from reshelve.local.stack import LocalStack
 
 
-def _crash(server: Server) -> None:
-    server.kill()
-
-
-def _shut_down(server: Server) -> None:
-    server.stop()
-
-
-@pytest.mark.parametrize("go_away", [_crash, _shut_down])
-def test_every_server_restarts_in_the_middle(
-    victims: Victims, servers: LocalStack, search: OpenSearch, go_away: Callable[[Server], None]
-) -> None:
+def test_every_server_restarts_in_the_middle(victims: Victims, servers: LocalStack, search: OpenSearch) -> None:
+    """Shut down, which takes other ways than a crash: that is for test_live_restarts."""
     victim = victims(16_000)
     victim.write(limits={"documents_per_second": 2_000})
     run = victim.start_run()
@@ -37,7 +25,7 @@ def test_every_server_restarts_in_the_middle(
         before = victim.said().count(reason)
         victim.await_more_indexed(500)
         assert run.poll() is None, victim.said()
-        go_away(server)
+        server.stop()
         try:
             victim.await_said(reason, before + 1)
         finally:
@@ -52,7 +40,7 @@ def test_servers_restart_during_the_validation(victims: Victims, servers: LocalS
     run = victim.start_run()
     for stage, server in (("validate", servers.opensearch), ("validate", servers.kafka)):
         victim.await_stage(stage)
-        _crash(server)
+        server.kill()
         _bring_back(server)
     victim.finish(run).expect(0)
     victim.assert_equal(search)

@@ -36,12 +36,9 @@ def _gate(p: Pipeline, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("changes", ["replication", "none"])
-def test_a_run_goes_on_after_its_rejects_were_redriven(
-    pipeline: Pipeline, opensearch: OpenSearch, changes: str
-) -> None:
+def test_a_run_goes_on_after_its_rejects_were_redriven(pipeline: Pipeline, opensearch: OpenSearch) -> None:
     p = pipeline
-    _with_rejects(p, changes=changes)
+    _with_rejects(p)
     run = p.last_run
     again = p.reshelve("rejects", "redrive", run).expect(3)
     assert "0 accepted, 2 rejected again" in again.stdout, again.output
@@ -87,10 +84,9 @@ def test_a_corrected_transform_is_loaded_by_the_redrive(pipeline: Pipeline, open
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("changes", ["replication", "none"])
-def test_a_waiver_lets_a_run_complete_and_is_told_of(pipeline: Pipeline, opensearch: OpenSearch, changes: str) -> None:
+def test_a_waiver_lets_a_run_complete_and_is_told_of(pipeline: Pipeline, opensearch: OpenSearch) -> None:
     p = pipeline
-    _with_rejects(p, changes=changes)
+    _with_rejects(p, changes="none")
     run = p.last_run
     p.reshelve("rejects", "waive", run, "--by", "Ada", "--why", "test data").expect(2)  # which ones?
     p.reshelve("rejects", "waive", run, "--keys", "5", "--by", "Ada", "--why", "test data").expect(2)
