@@ -69,8 +69,8 @@ class RunState:
 
     @property
     def index_uuid(self) -> str:
-        """Of the generation that the run made; empty before."""
-        return str(self.facts.get("created", {}).get("uuid", ""))
+        """Of the generation that the run made, or of what was restored in its place; empty before."""
+        return str((self.facts.get("restored") or self.facts.get("created", {})).get("uuid", ""))
 
     @property
     def duration_s(self) -> float | None:

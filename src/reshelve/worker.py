@@ -230,7 +230,8 @@ def require_generation(client: OpenSearch, index: str, uuid: str, where: str) ->
             f"index {index} is not the one that the run made",
             where=where,
             why=f"its UUID is {found or 'gone'}, not {uuid}",
-            remedy="somebody dropped or re-created it: start a new run",
+            remedy="if it was restored from a snapshot, `reshelve repair` with the run takes it for its own; else"
+            " find out who dropped or re-created it, and start a new run",
         )
 
 

@@ -53,6 +53,14 @@ def test_the_state_follows_the_entries(entries: list[Any], state: str, ended: bo
     assert found.events == len(entries)
 
 
+def test_a_restored_index_is_the_run_s_from_then_on() -> None:
+    entries: list[Any] = ["planned", ("created", {"uuid": "a"}), "completed"]
+    assert state_of(*entries).index_uuid == "a"
+    restored = ("restored", {"uuid": "b", "was": "a"})
+    assert state_of(*entries, restored).index_uuid == "b"
+    assert state_of(*entries, restored, ("restored", {"uuid": "c", "was": "b"})).index_uuid == "c"
+
+
 def test_an_error_is_told_until_the_run_goes_on_and_remembered_after() -> None:
     blocked = state_of("planned", "started", ("error", {"what": "died"}), ("blocked", _ERROR))
     assert blocked.error == _ERROR

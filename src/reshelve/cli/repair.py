@@ -18,7 +18,8 @@ from reshelve.drifted import DriftedKeys
 from reshelve.errors import AbortedError, BlockedError
 from reshelve.model import facts
 from reshelve.repair import Repaired
-from reshelve.session import attach_beside
+from reshelve.restored import RESTORED, find_restored
+from reshelve.session import Session, attach_beside
 from reshelve.upkeep import Upkeep, require_keys, require_known
 from reshelve.validator.verdict import Validation
 
@@ -49,6 +50,7 @@ def repair(
     stop_on_signals(stop)
     session = attach_beside(cluster, run, "repair", say)
     try:
+        _take_restored(session, dry_run, yes)
         options = CrewOptions(key_readers, indexers, reports, cluster_environment(cluster))
         upkeep = Upkeep(session, options, stop, say)
         with _found(upkeep, check, level or ()) as keys:
@@ -85,6 +87,19 @@ def require_clean(repaired: Repaired) -> None:
             why=first,
             remedy=f"correct the cause, then repair again; the report lists them (repair-{repaired.check}.md)",
         )
+
+
+def _take_restored(session: Session, dry_run: bool, yes: bool) -> None:
+    """An index restored from a snapshot is the run's, once somebody says so."""
+    restored = find_restored(session.context, session.state)
+    if restored is None:
+        return
+    say(restored.summary())
+    if dry_run:
+        return
+    if not yes and not confirmed("Take it for the run's index?"):
+        raise AbortedError("nothing was written", remedy="--dry-run lists what would be")
+    session.record(RESTORED, restored.as_dict())
 
 
 @contextmanager

@@ -158,7 +158,8 @@ class Replay:
                 f"index {index} is not there any more",
                 where=index,
                 why="somebody dropped or re-created it",
-                remedy="make a new index from the topic with --to",
+                remedy="if it was restored from a snapshot, `reshelve repair` with the run takes it for its own;"
+                " or make a new index from the topic with --to",
             )
 
     @property
