@@ -24,7 +24,7 @@ from reshelve.producers.debezium_registry import SchemaRegistry
 from reshelve.producers.identity import identity_gaps
 from reshelve.producers.source import open_session, server_of
 from reshelve.spec import Spec
-from reshelve.spec.model import Debezium
+from reshelve.spec.source import Debezium
 
 _ROLE: Final = "tailer"
 _FETCH: Final[Mapping[str, Any]] = {"enable.partition.eof": True, "queued.max.messages.kbytes": 16384}

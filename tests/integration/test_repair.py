@@ -152,7 +152,8 @@ def test_behind_a_follower_that_has_stopped(docs: Docs, opensearch: OpenSearch) 
         while not (p.states() and p.states()[-1].following):
             assert process.poll() is None
     p.execute("update docs set name = 'unseen' where id = 10; delete from docs where id = 11")
-    repaired = _repair(p, "--level", "full")
+    with _writing(opensearch, p, 2):
+        repaired = _repair(p, "--level", "full")
     assert (repaired["keys"], repaired["left"]) == ({"extra": 1, "stale": 1}, {})
     p.assert_equal(opensearch, changed=True)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from reshelve.spec.loading import load, parse
-from reshelve.spec.model import Dependency, Kafka, Limits, OpenSearch, Postgres, Scope, Source, Spec, Target, Validation
+from reshelve.spec.model import Kafka, Limits, OpenSearch, Scope, Spec, Target, Validation
+from reshelve.spec.source import Dependency, Postgres, Source
 
 __all__ = [
     "Dependency",

@@ -4,16 +4,11 @@ default is what it is; the published JSON Schema and docs/spec.md say the same w
 from __future__ import annotations
 
 import os.path
-import re
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -23,230 +18,14 @@ from pydantic import (
     model_validator,
 )
 
+from reshelve.spec.fields import NUMBER, Rate, Section, Text, alias_name, byte_size, http_url, off_text, setting_texts
 from reshelve.spec.secrets import MASK, is_secret_setting, without_passwords
-from reshelve.spec.statement import clean_predicate, clean_query
+from reshelve.spec.source import Changes, Replication, Source, changes_section
+from reshelve.spec.statement import clean_predicate
 from reshelve.spec.yaml_source import YamlSource
 
 
-def _not_boolean(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("should be a number")
-    return value
-
-
-def _off(value: object) -> object:
-    """YAML reads a bare `off` as false."""
-    return "off" if value is False else value
-
-
-def _postgres_url(value: str) -> str:
-    try:
-        conninfo_to_dict(value)
-    except psycopg.Error as error:
-        raise ValueError(f"is not a PostgreSQL URL: {without_passwords(str(error)).strip()}") from None
-    return value
-
-
-def _http_url(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        _ = parts.port
-    except ValueError as error:
-        raise ValueError(f"is not a URL: {error}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("is not an http:// or https:// URL")
-    return value
-
-
-def _alias(value: str) -> str:
-    """OpenSearch's rules for names of indexes and aliases."""
-    if value != value.lower():
-        raise ValueError("must be lowercase")
-    if bad := sorted(set(value) & set('\\/*?"<>|,#: ')):
-        raise ValueError(f"must not contain {' '.join(map(repr, bad))}")
-    if value[:1] in ("-", "_", "+") or value in (".", ".."):
-        raise ValueError("must not begin with -, _ or +, nor be . or ..")
-    if len(value.encode()) > 255:
-        raise ValueError("must not be longer than 255 bytes")
-    return value
-
-
-def _columns(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-def _setting_texts(value: object) -> object:
-    """librdkafka takes texts; YAML numbers and booleans are written as librdkafka writes them."""
-    if not isinstance(value, dict):
-        return value
-    return {name: str(item).lower() if isinstance(item, int | float) else item for name, item in value.items()}
-
-
-Text = Annotated[str, Field(min_length=1)]
-_NUMBER = BeforeValidator(_not_boolean)
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False), _NUMBER]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class Dependency(_Section):
-    """A table that the query reads besides the one that the key comes from: whose changes alter which documents."""
-
-    table: Text = Field(description="Table as `schema.table`; without a schema, of schema `public`.")
-    key: Annotated[tuple[Text, ...], BeforeValidator(_columns)] | None = Field(
-        default=None,
-        description="Column, or list of columns, of this table that hold the document key of the documents that its "
-        "row is part of. Null: `lookup` says which they are.",
-        json_schema_extra={"type": ["string", "array", "null"]},
-    )
-    lookup: Annotated[Text, AfterValidator(clean_query)] | None = Field(
-        default=None,
-        description="SELECT that returns the keys of the documents that depend on the values of `columns`: "
-        "`%(values)s` is the array of a single column's values; of several columns each is an array by its name. "
-        "Null: `key` holds them.",
-    )
-    columns: Annotated[tuple[Text, ...], BeforeValidator(_columns)] | None = Field(
-        default=None,
-        description="Columns of this table whose values, old and new, `lookup` gets.",
-        json_schema_extra={"type": ["string", "array", "null"]},
-    )
-    ignore: bool = Field(
-        default=False,
-        description="Changes of this table are not followed. False: a document would silently go stale.",
-    )
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Dependency:
-        if sum((self.key is not None, self.lookup is not None, self.ignore)) != 1:
-            raise ValueError("needs one of key, lookup and ignore")
-        if (self.lookup is None) != (self.columns is None):
-            raise ValueError("lookup and columns go together")
-        return self
-
-    @property
-    def qualified(self) -> tuple[str, str]:
-        """(schema, table)."""
-        schema, dot, table = self.table.rpartition(".")
-        return (schema if dot else "public", table)
-
-
-class Postgres(_Section):
-    """The PostgreSQL database that is the source of truth, and the query that makes documents of it."""
-
-    url: Annotated[Text, AfterValidator(_postgres_url)] = Field(
-        description="Connection URL or keyword string of the primary, as libpq takes it. "
-        "Reference the password by `${NAME}`: the text of the spec is kept in the journal."
-    )
-    key: Annotated[tuple[Text, ...], BeforeValidator(_columns)] = Field(
-        min_length=1,
-        description="Column, or list of columns, of the query's result that names a document. "
-        "It must be unique, not null and indexed; its text is the `_id` (columns joined by `|`), "
-        "at most 512 bytes.",
-        json_schema_extra={"type": ["string", "array"]},
-    )
-    query: Annotated[Text, AfterValidator(clean_query)] = Field(
-        description="One SELECT that returns one row per document; each column is a field of the document. "
-        "Names of tables carry their schema: it is run with an empty search_path."
-    )
-    depends_on: tuple[Dependency, ...] = Field(
-        default=(),
-        description="The other tables that the query reads, and how a change of one leads to documents. Empty: it "
-        "reads the table of the key alone.",
-    )
-
-    @field_validator("key")
-    @classmethod
-    def _key_differs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) < len(value):
-            raise ValueError("names a column twice")
-        return value
-
-
-class Source(_Section):
-    """Where the documents come from."""
-
-    postgres: Postgres
-
-
-class Replication(_Section):
-    """Changes by logical replication, from a slot that the run makes and drops."""
-
-    publication: Text | None = Field(
-        default=None,
-        description="Publication to use, made by the tables' owner. Null: the run makes one, for which its user must "
-        "own the tables.",
-    )
-
-
-class Debezium(_Section):
-    """Changes from the topics that a Debezium connector fills."""
-
-    topics: Annotated[tuple[Text, ...], Field(min_length=1)] = Field(description="Topics of the tables' change events.")
-    slot: Text = Field(
-        default="debezium",
-        description="The connector's replication slot: what it has confirmed is durable in Kafka. `debezium`, as by "
-        "its own default.",
-    )
-    bootstrap: Text | None = Field(
-        default=None, description="Brokers that hold the topics. Null: those of `kafka.bootstrap`."
-    )
-    config: Annotated[dict[str, str], BeforeValidator(_setting_texts)] = Field(
-        default_factory=dict,
-        description="Settings passed to librdkafka for these brokers. Empty: `kafka.config` where the brokers are "
-        "the same, else a plain connection.",
-        json_schema_extra={"additionalProperties": {"type": ["string", "number", "boolean"]}},
-    )
-    format: Literal["json", "avro"] = Field(
-        default="json", description="How keys and values are written. json: Debezium's default, with schema or without."
-    )
-    registry: Annotated[Text, AfterValidator(_http_url)] | None = Field(
-        default=None, description="URL of the schema registry; needed for avro."
-    )
-
-    @model_validator(mode="after")
-    def _registry_for_avro(self) -> Debezium:
-        if self.format == "avro" and self.registry is None:
-            raise ValueError("format avro needs a registry")
-        return self
-
-
-class Changes(_Section):
-    """How writes to the source are followed while the index is rebuilt; `none`: they are not."""
-
-    replication: Replication | None = Field(
-        default=None, description="A logical replication slot of the run's own. Null: none."
-    )
-    debezium: Debezium | None = Field(
-        default=None, description="Topics that a Debezium connector fills already. Null: none."
-    )
-
-    @model_validator(mode="after")
-    def _one_at_most(self) -> Changes:
-        if self.replication is not None and self.debezium is not None:
-            raise ValueError("name one of replication and debezium")
-        return self
-
-    @property
-    def mode(self) -> Literal["replication", "debezium", "none"]:
-        if self.debezium is not None:
-            return "debezium"
-        return "none" if self.replication is None else "replication"
-
-
-def _changes(value: object) -> object:
-    """`replication` and `none` stand for themselves."""
-    if value in ("none", "replication"):
-        return {} if value == "none" else {"replication": {}}
-    if not isinstance(value, dict | Changes) or value == {}:
-        raise ValueError("should be replication, none, or a mapping with replication or debezium")
-    if isinstance(value, dict):
-        return {name: {} if name == "replication" and part is None else part for name, part in value.items()}
-    return value
-
-
-class Scope(_Section):
+class Scope(Section):
     """Which documents are rebuilt. Everything the query returns, when left out."""
 
     where: Annotated[Text, AfterValidator(clean_predicate)] | None = Field(
@@ -256,11 +35,11 @@ class Scope(_Section):
     )
 
 
-class OpenSearch(_Section):
+class OpenSearch(Section):
     """The OpenSearch cluster and the alias that searches use."""
 
-    url: Annotated[Text, AfterValidator(_http_url)] = Field(description="http:// or https:// URL of any node.")
-    alias: Annotated[Text, AfterValidator(_alias)] = Field(
+    url: Annotated[Text, AfterValidator(http_url)] = Field(description="http:// or https:// URL of any node.")
+    alias: Annotated[Text, AfterValidator(alias_name)] = Field(
         description="Alias that searches use; it is moved to the new index at the end. Created when missing."
     )
     index: Text = Field(
@@ -296,38 +75,38 @@ class OpenSearch(_Section):
         return self
 
 
-class Target(_Section):
+class Target(Section):
     """Where the documents go."""
 
     opensearch: OpenSearch
 
 
-class Kafka(_Section):
+class Kafka(Section):
     """The Kafka cluster that carries the run: its work, its documents and its journal."""
 
     bootstrap: Text = Field(description="host:port of one or more brokers, separated by commas.")
-    partitions: Annotated[int, Field(ge=1, le=10_000), _NUMBER] = Field(
+    partitions: Annotated[int, Field(ge=1, le=10_000), NUMBER] = Field(
         default=4,
         description="Partitions of the run's topics: the most workers of one role that can share the work. "
         "4, enough for millions of documents on a few machines.",
     )
-    replication_factor: Annotated[int, Field(ge=1, le=32767), _NUMBER] | None = Field(
+    replication_factor: Annotated[int, Field(ge=1, le=32767), NUMBER] | None = Field(
         default=None, description="Copies of each partition. Null: what the brokers have as default."
     )
-    config: Annotated[dict[str, str], BeforeValidator(_setting_texts)] = Field(
+    config: Annotated[dict[str, str], BeforeValidator(setting_texts)] = Field(
         default_factory=dict,
         description="Settings passed to librdkafka as they are (TLS, SASL, …). Secrets by `${NAME}`. "
         "Empty: a plain connection.",
         json_schema_extra={"additionalProperties": {"type": ["string", "number", "boolean"]}},
     )
-    max_document_bytes: Annotated[int, Field(ge=1024, le=90_000_000), _NUMBER] = Field(
+    max_document_bytes: Annotated[int, Field(ge=1024, le=90_000_000), NUMBER] = Field(
         default=8 << 20,
         description="Bytes of JSON of the largest document; larger ones become rejects. 8 MiB: above what "
         "a search index should hold. At most 90 MB: Kafka's clients and OpenSearch take 100 MB at once.",
     )
 
 
-class Limits(_Section):
+class Limits(Section):
     """How hard the run may push."""
 
     documents_per_second: Rate | None = Field(
@@ -337,17 +116,17 @@ class Limits(_Section):
         default=None,
         description="Megabytes (10^6 bytes of JSON) a second over all workers. Null: as fast as it goes.",
     )
-    in_flight: Annotated[int, Field(ge=1, le=16), _NUMBER] = Field(
+    in_flight: Annotated[int, Field(ge=1, le=16), NUMBER] = Field(
         default=2,
         description="Bulk requests under way at once per indexer. 2: one is indexed while the next one "
         "travels; raise it for a cluster of many nodes.",
     )
-    max_rejects: Annotated[int, Field(ge=0), _NUMBER] = Field(
+    max_rejects: Annotated[int, Field(ge=0), NUMBER] = Field(
         default=1000,
         description="Rejects after which the run stops. 1000: enough to see a pattern, too few to hide a "
         "broken mapping.",
     )
-    max_wal_retained: Annotated[int, Field(ge=1_000_000), BeforeValidator(_bytes), _NUMBER] = Field(
+    max_wal_retained: Annotated[int, Field(ge=1_000_000), BeforeValidator(byte_size), NUMBER] = Field(
         default=10 * 10**9,
         description="WAL that the source may keep for the run's slot, e.g. `10 GB`. Past it the slot is dropped and "
         "the run ends Blocked: a full disk would stop the source. 10 GB: hours of a busy server.",
@@ -360,35 +139,22 @@ class Limits(_Section):
     )
 
 
-_UNITS: Final = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
-
-def _bytes(value: object) -> object:
-    """`10 GB` as bytes."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?B|)\s*", value)
-    if match is None:
-        raise ValueError("should be a size such as 500 MB or 10 GB")
-    return int(float(match[1]) * _UNITS[match[2]])
-
-
-class Queries(_Section):
+class Queries(Section):
     """Searches whose answers are compared, old index against new."""
 
     file: Text = Field(
         description="File with searches, one JSON object a line: `name`, and `body` as `_search` takes it; relative "
         "to the spec."
     )
-    k: Annotated[int, Field(ge=1, le=1000), _NUMBER] = Field(
+    k: Annotated[int, Field(ge=1, le=1000), NUMBER] = Field(
         default=10, description="How many of the first hits are compared. 10: a first page of results."
     )
-    min_overlap: Annotated[float, Field(ge=0, le=1), _NUMBER] | None = Field(
+    min_overlap: Annotated[float, Field(ge=0, le=1), NUMBER] | None = Field(
         default=None,
         description="Share of the first k hits that both indexes must have in common, on average over the searches. "
         "Null: shown, but no gate; a new mapping is often meant to find something else.",
     )
-    min_rbo: Annotated[float, Field(ge=0, le=1), _NUMBER] | None = Field(
+    min_rbo: Annotated[float, Field(ge=0, le=1), NUMBER] | None = Field(
         default=None,
         description="Rank-biased overlap (p = 0.9) that must be reached on average. Null: shown, but no gate.",
     )
@@ -402,17 +168,17 @@ class Queries(_Section):
         return str(path)
 
 
-class Validation(_Section):
+class Validation(Section):
     """How the result is proven before it is swapped in."""
 
-    counts: Annotated[Literal["exact", "off"], BeforeValidator(_off)] = Field(
+    counts: Annotated[Literal["exact", "off"], BeforeValidator(off_text)] = Field(
         default="exact", description="Whether documents are counted per partition, topic against index."
     )
     checksums: bool = Field(
         default=True,
         description="Whether checksums of keys and versions are compared per partition, topic against index.",
     )
-    samples_per_partition: Annotated[int, Field(ge=0, le=100_000), _NUMBER] = Field(
+    samples_per_partition: Annotated[int, Field(ge=0, le=100_000), NUMBER] = Field(
         default=200,
         description="Whole documents compared per partition, source against index. 200: a fault in 1.5 % "
         "of the documents is found with 95 % certainty in each partition. 0: none.",
@@ -427,7 +193,7 @@ class Validation(_Section):
     )
 
 
-class Spec(_Section):
+class Spec(Section):
     """A rebuild of one search index from its source of truth."""
 
     model_config = ConfigDict(title="Reshelve spec")
@@ -442,7 +208,7 @@ class Spec(_Section):
     scope: Scope = Field(default_factory=Scope)
     target: Target
     kafka: Kafka
-    changes: Annotated[Changes, BeforeValidator(_changes)] = Field(
+    changes: Annotated[Changes, BeforeValidator(changes_section)] = Field(
         default_factory=lambda: Changes(replication=Replication()),
         description="How writes to the source are followed: `replication` (a logical replication slot of the run's "
         "own), `debezium` (topics that are there already) or `none`. replication: it loses nothing.",
