@@ -69,6 +69,8 @@ class _Batch(Batch[Item]):
 class Indexer:
     """Indexes until it is told to stop.
 
+    max_rejects       a fuse: it ends past so many rejects without a batch in between that was accepted whole. Whether
+                      the run has too many that are open, its driver judges; but there may be none, or it may be slow
     check_generation  raises TargetRefused when the index is not the one that it was made for (by its UUID)
     stretch           of a replay: what to index before it ends; None: its share of all that comes
     """
@@ -249,6 +251,8 @@ class Indexer:
             self._rejects.write(rejects)
             self._rejected += len(rejects)
             self._reporter.count("rejected", len(rejects))
+        elif batch.items:
+            self._rejected = 0
         self._in_flight.finish()
         self._throttle.take(len(batch.items), batch.size)
         if batch.items:
@@ -259,7 +263,7 @@ class Indexer:
             self._reporter.count("superseded", superseded)
         if self._rejected > self._max_rejects:
             raise BlockedError(
-                f"indexer {self._name} rejected {self._rejected} documents",
+                f"indexer {self._name} rejected {self._rejected} documents, without a batch that was accepted",
                 where=self._run.topic("rejects"),
                 why=f"limits.max_rejects allows {self._max_rejects}",
                 remedy=f"see them with `reshelve rejects list {self._run}`, then correct the mapping",

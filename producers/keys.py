@@ -49,8 +49,9 @@ _QUICK_S: Final = 3.0  # well below the transaction's timeout; a commit may take
 class KeyReader:
     """Works on key tasks until it is told to stop.
 
-    name     unique among the run's key readers
-    columns  of the key
+    name         unique among the run's key readers
+    columns      of the key
+    max_rejects  a fuse, as that of the indexer
     """
 
     def __init__(
@@ -74,7 +75,8 @@ class KeyReader:
             cluster, run, "keys", name, self._changes, source.where, max_document_bytes, reporter
         )
         self._most = MAX_KEYS
-        self._rejected: set[bytes] = set()
+        self._rejected: set[bytes] = set()  # without a batch in between that made none
+        self._refused: set[bytes] = set()  # of the batch
 
     def work(self) -> None:
         """Read keys until stopped. Raises ReshelveError when it can't go on."""
@@ -105,9 +107,11 @@ class KeyReader:
             if time.monotonic() - started < _QUICK_S:
                 self._most = min(MAX_KEYS, self._most * 2)
             self._reporter.count("keys", len(batch.keys))
+            if batch.keys:
+                self._rejected = self._rejected | self._refused if self._refused else set()
             if len(self._rejected) > self._max_rejects:
                 raise BlockedError(
-                    f"key reader {self._name} rejected {len(self._rejected)} documents",
+                    f"key reader {self._name} rejected {len(self._rejected)} documents, without a batch that made none",
                     where=self._run.topic("rejects"),
                     why=f"limits.max_rejects allows {self._max_rejects}",
                     remedy=f"see them with `reshelve rejects list {self._run}`, then correct the query or the"
@@ -162,6 +166,7 @@ class KeyReader:
         head = envelope_head(version, int(time.time() * 1000))
         asked = [split_key(key.decode(), self._columns) for key in batch.keys]
         there: set[bytes] = set()
+        self._refused.clear()
         size = 0
         with closing(self._source.keys(asked)) as found:
             for key, source_document, length in found:
@@ -179,7 +184,7 @@ class KeyReader:
                 elif shaped is Shaped.LEFT_OUT:
                     self._bury(producer, key, version)
                 else:
-                    self._rejected.add(key)
+                    self._refused.add(key)
                     self._reporter.count("rejected")
                 size += length
                 if size > MAX_BATCH_BYTES and len(batch.keys) > 1:

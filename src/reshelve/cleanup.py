@@ -9,6 +9,7 @@ from typing import Any
 from confluent_kafka import KafkaException
 
 from reshelve.consumers import generation
+from reshelve.consumers.adoption import take_private_alias
 from reshelve.context import RunContext
 from reshelve.errors import AccessRefused, Unreachable, UsageError
 from reshelve.journal import read_journal
@@ -23,9 +24,11 @@ from reshelve.state import RunState, fold
 class Leftovers:
     """What `clean` removes.
 
-    index, uuid  the generation that nobody searches: the previous one after a cut-over, this run's otherwise;
+    index        the generation that nobody searches: the previous one after a cut-over, this run's otherwise;
                  empty when there is none
+    uuid         of that, or of the adopted index which `alias` is taken from
     kept         why there is none, where there would be one
+    alias        the private alias of an adopted index, which stays without it
     slot         the run's replication slot, as long as it is there; empty: none
     publication  the same of a publication that the run made
     source_away  why the source could not be looked at, where a slot may have been left there
@@ -39,12 +42,14 @@ class Leftovers:
     slot: str = ""
     publication: str = ""
     source_away: str = ""
+    alias: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "topics": list(self.topics),
             "groups": list(self.groups),
             "index": self.index or None,
+            "alias": self.alias or None,
             "slot": self.slot or None,
             "publication": self.publication or None,
             "source_away": self.source_away or None,
@@ -77,6 +82,8 @@ def _in_kafka_and_target(context: RunContext, state: RunState) -> Leftovers:
     searched = generation.alias_targets(client, plan.alias).indexes
     topics = tuple(sorted(context.cluster.topics(context.run.prefix)))
     groups = tuple(sorted(_groups(context.cluster, context.run.prefix)))
+    if plan.adopted:
+        return _of_adopted(context, state, topics, groups)
     candidates = [(plan.index, state.index_uuid)]
     if state.swapped and plan.previous_index and plan.previous_uuid:
         candidates.append((plan.previous_index, plan.previous_uuid))
@@ -90,6 +97,24 @@ def _in_kafka_and_target(context: RunContext, state: RunState) -> Leftovers:
     return Leftovers(topics, groups, "", "")
 
 
+def _of_adopted(context: RunContext, state: RunState, topics: tuple[str, ...], groups: tuple[str, ...]) -> Leftovers:
+    """The index was there before the run: it is never removed."""
+    plan = context.plan
+    kept = f"index {plan.index} is kept: it was adopted, no run has built it"
+    pointed = generation.alias_targets(context.opensearch, plan.write_alias).indexes
+    shared = adopted_by_others(state, fold(read_journal(context.cluster)).values())
+    alias = plan.write_alias if pointed and not shared else ""
+    return Leftovers(topics, groups, "", state.index_uuid, kept, alias=alias)
+
+
+def adopted_by_others(state: RunState, states: Iterable[RunState]) -> bool:
+    """Whether another run that is not cleaned up stands for the same index, and writes through the same alias. Pure."""
+    return any(
+        other.adopted and other.run != state.run and not other.cleaned and other.index_uuid == state.index_uuid
+        for other in states
+    )
+
+
 def rollback_target_of(uuid: str, run: RunId, states: Iterable[RunState]) -> RunId | None:
     """The other run that took the alias over from the index of that UUID, and may still give it back. Pure."""
     for state in states:
@@ -101,8 +126,8 @@ def rollback_target_of(uuid: str, run: RunId, states: Iterable[RunState]) -> Run
 
 
 def remove(context: RunContext, leftovers: Leftovers) -> None:
-    """Groups first, so that no worker writes on; then the slot, which keeps the source's WAL; then the index, then the
-    topics. Raises ReshelveError."""
+    """Groups first, so that no worker writes on; then the slot, which keeps the source's WAL; then the index, or its
+    private alias where it stays; then the topics. Raises ReshelveError."""
     _delete_groups(context.cluster, leftovers.groups)
     if leftovers.slot or leftovers.publication:
         with source_session(context.spec.source.postgres.url, "reshelve clean") as connection:
@@ -112,6 +137,8 @@ def remove(context: RunContext, leftovers: Leftovers) -> None:
                 drop_publication(connection, leftovers.publication)
     if leftovers.index:
         generation.drop(context.opensearch, leftovers.index, leftovers.uuid)
+    if leftovers.alias:
+        take_private_alias(context.opensearch, context.plan.index, leftovers.alias, leftovers.uuid)
     context.cluster.delete_topics(leftovers.topics)
 
 

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+
 from reshelve.kafka import KafkaCluster
 from reshelve.model import RunId
 from reshelve.plan import Plan
 from reshelve.producers.query import SourceQuery
 from reshelve.producers.snapshot import SnapshotReader
+from reshelve.producers.source import source_lost
 from reshelve.spec import Spec
 from reshelve.transform import load_transform
 
@@ -67,3 +70,16 @@ class RunContext:
             max_document_bytes=self.spec.kafka.max_document_bytes,
             name=name,
         )
+
+    def version_now(self, name: str) -> int:
+        """Of a snapshot taken now: every change that was committed before has a version that is not above it.
+
+        Raises ReshelveError."""
+        reader = self.snapshot_reader(name)
+        try:
+            with reader.snapshot() as snapshot:
+                return snapshot.version
+        except psycopg.Error as error:
+            raise source_lost(error, self.spec.source.postgres.url) from None
+        finally:
+            reader.close()

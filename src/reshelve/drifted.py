@@ -73,6 +73,11 @@ class DriftedKeys:
         rows = "select done, count(*) from drifted where done is not null group by done order by done"
         return dict(self._connection.execute(rows))
 
+    def above(self, version: int) -> int:
+        """Number of keys whose document was found with a version above this one."""
+        row = self._connection.execute("select count(*) from drifted where found > ?", [version]).fetchone()
+        return int(row[0])
+
     def examples(self, most: int) -> list[DriftedKey]:
         """The first keys of each class, `most` of each."""
         return [self._one(row) for row in self._connection.execute(_EXAMPLES, [most])]

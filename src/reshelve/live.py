@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import psycopg
-
 from reshelve.consumers import generation
 from reshelve.context import RunContext
 from reshelve.producers.settling import settle
@@ -19,7 +17,7 @@ from reshelve.producers.slot import (
     drop_slot,
     take_xid,
 )
-from reshelve.producers.source import source_lost, source_session
+from reshelve.producers.source import source_session
 from reshelve.state import RunState
 
 Record = Callable[[str, dict[str, Any]], None]
@@ -74,16 +72,8 @@ class LiveChanges:
         return {int(p): offset for p, offset in self._state.facts["settled"]["ends"].items()}
 
     def version_now(self) -> int:
-        """Of a snapshot taken now. Every change that was committed before has a clock that is not above it."""
-        context = self._context
-        reader = context.snapshot_reader("reshelve run")
-        try:
-            with reader.snapshot() as snapshot:
-                return snapshot.version
-        except psycopg.Error as error:
-            raise source_lost(error, self._url) from None
-        finally:
-            reader.close()
+        """As of `RunContext.version_now`."""
+        return self._context.version_now("reshelve run")
 
     def end(self) -> None:
         """Drop slot and publication: from then on the source keeps no WAL for the run. The index, where there is one,

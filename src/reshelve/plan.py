@@ -25,6 +25,7 @@ from reshelve.producers.source import source_session
 from reshelve.spec import Spec, parse
 
 _ENVELOPE_BYTES: Final = 64 * 1024  # key, headers and the rest of a record around the largest document
+_CHECKS_MS: Final = 2 * 24 * 3600 * 1000
 _SLOW, _FAST = 20_000, 60_000  # documents a second that a small machine has been seen to copy
 _UNFOLLOWED: Final = (
     "Writes made to the source during the copy are not followed (`changes: none`): each document is as it was when its "
@@ -64,6 +65,7 @@ class Plan:
     definition          `settings` and `mappings` as asked for
     changes             how writes to the source are followed
     epoch               of the source's history; 0 until it is failed over
+    adopted             the index was there before, and is kept after the source: nothing is built or copied
     created_at          ISO 8601, UTC
     hash                SHA-256 of what is approved, in hexadecimal"""
 
@@ -88,6 +90,7 @@ class Plan:
     forecast: Forecast
     notes: tuple[str, ...]
     created_at: str
+    adopted: bool = False
     hash: str = ""
 
     @property
@@ -170,6 +173,11 @@ def make_plan(spec: Spec) -> Plan:
         notes=_notes(spec, facts, changes, segments, previous),
         created_at=now.isoformat(timespec="seconds"),
     )
+    return sealed(plan)
+
+
+def sealed(plan: Plan) -> Plan:
+    """The plan with its hash."""
     return replace(plan, hash=_hash(plan))
 
 
@@ -180,8 +188,12 @@ def run_name(now: datetime) -> str:
 
 
 def plan_topics(run: RunId, spec: Spec) -> tuple[Topic, ...]:
-    """The run's topics. Nothing expires by itself: a paused run must find its work; `clean` removes it."""
+    """The run's topics. Nothing that a paused run needs expires by itself; `clean` removes it."""
     kept = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+    # An index that is watched is checked for years. Older than a day, the results of a check are not gone on with
+    # (`validator/full_check.py`), and a check takes six hours at most. Segments are rolled early: one expires as a
+    # whole, and the one that is written to not at all as long as something comes.
+    passing = kept | {"retention.ms": str(_CHECKS_MS), "segment.ms": str(_CHECKS_MS // 4)}
     large = kept | {"max.message.bytes": str(spec.kafka.max_document_bytes + _ENVELOPE_BYTES)}
     partitions = spec.kafka.partitions
     return (
@@ -190,7 +202,7 @@ def plan_topics(run: RunId, spec: Spec) -> tuple[Topic, ...]:
         Topic(run.topic("documents"), partitions, large | {"compression.type": "producer"}),
         Topic(run.topic("rejects"), 1, large),
         Topic(run.topic("progress"), 1, kept),
-        Topic(run.topic("checks"), partitions, kept),
+        Topic(run.topic("checks"), partitions, passing),
         Topic(run.topic("drift"), partitions, kept),
         Topic(run.topic("control"), 1, kept),
     )

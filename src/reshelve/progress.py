@@ -20,7 +20,7 @@ from reshelve.offsets import Offsets, lacking, read_offsets
 from reshelve.rates import Rate, RateMeter
 from reshelve.receipts import Tiling, tile
 from reshelve.schemas.codec import COUNTERS, RECEIPT, CodecError, decode_receipt, schema_of
-from reshelve.schemas.reject import read_record
+from reshelve.schemas.reject import Reject, read_record
 
 _OFFSETS_EVERY_S: Final = 1.0
 _OFFSETS_TIMEOUT_S: Final = 5.0  # brokers that are away must not keep a Ctrl-C waiting
@@ -41,6 +41,7 @@ class Progress:
     at_ms            when this picture was made, milliseconds since 1970 UTC
     applied          applied clock by partition; empty when changes are not followed
     key_positions, change_ends  the same as `committed` and `ends`, of the key readers and `changes`
+    reject_records   records of `rejects` that are no resolutions: a key counts as often as it was rejected
     """
 
     tiling: Tiling
@@ -57,6 +58,7 @@ class Progress:
     applied: Mapping[int, Applied | None] = field(default_factory=dict)
     key_positions: Mapping[int, int] = field(default_factory=dict)
     change_ends: Mapping[int, int] = field(default_factory=dict)
+    reject_records: int = 0
 
     @property
     def lag(self) -> int:
@@ -168,6 +170,7 @@ class ProgressReader:
         self._offsets = Offsets()
         self._copied_ends: dict[int, int] = {}
         self._rejected = RejectLedger()
+        self._reject_records = 0
         self._offsets_at = self._topics_at = 0.0
         self._missing: set[str] = set()
         self._gone: set[str] = set()
@@ -210,6 +213,7 @@ class ProgressReader:
             applied=self._offsets.applied,
             key_positions=self._offsets.key_positions,
             change_ends=self._offsets.change_ends,
+            reject_records=self._reject_records,
         )
         reasons = [f"{r['role']} {r['worker']}: {r['waiting']}" for r in living if r["waiting"]]
         reasons += [
@@ -241,7 +245,9 @@ class ProgressReader:
                     self._caught_up = True
                 continue
             if message.topic() == self._rejects_topic:
-                self._rejected.take(read_record(message.key() or b"", message.value(), header_items(message)))
+                word = read_record(message.key() or b"", message.value(), header_items(message))
+                self._rejected.take(word)
+                self._reject_records += isinstance(word, Reject)
                 continue
             record = message.value() or b""
             try:

@@ -149,7 +149,8 @@ def _open(
     report: Callable[[str], None],
 ) -> Session:
     plan = make_plan(spec)
-    states = list(fold(read_journal(cluster, reindex=spec.reindex)).values())
+    known = fold(read_journal(cluster, reindex=spec.reindex)).values()
+    states = [s for s in known if not s.adopted]  # for these nothing is built
     unfinished = [s for s in states if not s.ended and not s.cleaned]
     if states and states[-1].following and not anew and not plan_changes(states[-1].plan, plan):
         lease.release()  # that of the reindex: a newer run may be built meanwhile

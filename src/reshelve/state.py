@@ -61,6 +61,11 @@ class RunState:
         return "cutover" in self.facts or "cutover_began" in self.facts
 
     @property
+    def adopted(self) -> bool:
+        """Whether the run stands for an index that it has not built."""
+        return bool(self.facts.get("planned", {}).get("plan", {}).get("adopted"))
+
+    @property
     def plan(self) -> Plan:
         """Raises UsageError when the journal holds none."""
         if "planned" not in self.facts:
@@ -88,6 +93,8 @@ class RunState:
             case "planned":
                 self._enter("planned", event.at)
                 self.planned_at, self.owner = event.at, str(data.get("owner") or "")
+                if self.adopted:
+                    self.stage = "adopt"
             case "started":
                 self._enter("running", event.at)
                 self.started_at = self.started_at or event.at

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from reshelve.children import Children, beside
-from reshelve.errors import BlockedError, Interrupted
+from reshelve.consumers.reject_picture import look_at_rejects
+from reshelve.errors import BlockedError, Interrupted, Unreachable
 from reshelve.progress import Progress, ProgressReader
+from reshelve.reject_limit import RejectLimit
 from reshelve.report import save_report
 from reshelve.session import Session, follower_session
 
@@ -21,6 +23,7 @@ _TICK_S: Final = 0.2
 _CHECKPOINT_S: Final = 5.0
 _FOLLOWED_CHECKPOINT_S: Final = 600.0  # for years: the journal is kept for ever
 _END_S: Final = 30.0
+_COUNT_AGAIN_S: Final = 10.0
 
 
 class Observer(Protocol):
@@ -61,6 +64,8 @@ class Supervision:
         self._progress: Progress | None = None
         self._checkpoint_at = 0.0
         self._checkpoint: dict[str, Any] = {}
+        self._limit = RejectLimit(self.context.spec.limits.max_rejects)
+        self._count_at = 0.0
         self._recording = threading.Lock()  # what is done beside the watching has entries of its own
 
     def close(self) -> None:
@@ -124,20 +129,42 @@ class Supervision:
         if self._reader is None:
             self._reader = ProgressReader(self.context)
         progress = self._progress = self._reader.poll()
-        limit = self.context.spec.limits.max_rejects
-        if progress.rejects > limit:
-            run = self.context.run
-            raise BlockedError(
-                f"{progress.rejects} documents were rejected",
-                where=run.topic("rejects"),
-                why=f"limits.max_rejects allows {limit}",
-                remedy=f"see them with `reshelve rejects list {run}`; correct the cause and redrive them, waive them,"
-                " or raise the limit; then run again",
-            )
+        if self._limit.due(progress.reject_records) and time.monotonic() >= self._count_at:
+            self._count_rejects(progress.reject_records)
         self.observer.progress(self.stage, progress)
         self._write_checkpoint(progress)
         self._stop.wait(_TICK_S)
         return progress
+
+    def _count_rejects(self, records: int) -> None:
+        """Raises BlockedError when more rejects are open than allowed. Servers that are away end nothing: it is counted
+        again a little later."""
+        context, run = self.context, self.context.run
+        try:
+            found = self.beside(
+                lambda: look_at_rejects(
+                    context.cluster, run, context.opensearch, context.plan.index, context.partitions
+                ),
+                watch=self._tend,
+            )
+        except Unreachable as error:
+            self._count_at = time.monotonic() + _COUNT_AGAIN_S
+            self.observer.say(f"open rejects can't be counted now: {error}")
+            return
+        number = len(found.open)
+        if self._limit.counted(records, number):
+            raise BlockedError(
+                f"{number:,} rejected documents are open",
+                where=run.topic("rejects"),
+                why=f"limits.max_rejects allows {self._limit.limit:,}",
+                remedy=f"see them with `reshelve rejects list {run}`; correct the cause and redrive them, waive them,"
+                " or raise the limit; then run again",
+            )
+
+    def _tend(self) -> None:
+        """To watch while workers are there, and their progress is not needed."""
+        self.children.tend()
+        self.keep_lease()
 
     def beside(self, work: Callable[[], T], *, watch: Callable[[], object] | None = None) -> T:
         """Do something that blocks, while the workers are watched all the same. When the watching ends it, the work

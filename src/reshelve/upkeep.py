@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from reshelve.children import beside
+from reshelve.consumers.adoption import put_private_alias
 from reshelve.crew import CrewOptions, crew, is_fed
 from reshelve.drifted import DriftedKeys, drifted_keys
 from reshelve.errors import BlockedError, Interrupted, UsageError
@@ -35,14 +36,13 @@ class Upkeep:
     say: Say
 
     def validate(self, names: Collection[str], *, rate: float | None = None, record: bool = True) -> Validation:
-        """Compare at these levels (none: those of the spec), with a validator of our own.
+        """Compare at these levels (none: those of the spec; of an adopted index "full"), with a validator of our own.
 
         rate    documents a second that level "full" may compare; None: as the run's limits say
         record  in the journal, which makes a comparison of level "full" one that can be gone on with
         Where nobody follows the source's changes now, what it has changed is drift, too. Raises ReshelveError."""
         session, context = self.session, self.session.context
-        asked = context.spec.validation
-        levels = Levels.named(names, asked) if names else Levels.of(asked)
+        levels = Levels.chosen(names, context.spec.validation, adopted=context.plan.adopted)
         began = None
         if levels.full and record:
             began = begin(context, levels.names, session.state.facts, session.record, self.say)
@@ -71,10 +71,18 @@ class Upkeep:
         with drifted_keys(context.cluster, context.run, context.partitions, check) as keys:
             yield keys
 
+    def ahead(self, keys: DriftedKeys) -> int:
+        """How many of the keys have a version ahead of the source's clock as it is now: mostly these make way. Raises
+        ReshelveError."""
+        return keys.above(self.session.context.version_now("reshelve repair")) if keys.counts else 0
+
     def repair(self, keys: DriftedKeys) -> Repaired:
         """Repair the keys, and say so in the journal and in a report. Raises ReshelveError."""
         context, state = self.session.context, self.session.state
         self._restore_places()
+        if context.plan.adopted:
+            plan = context.plan
+            put_private_alias(context.opensearch, plan.index, plan.write_alias, state.index_uuid)
         with crew(context, state, self.options, say=self.say) as tend:
             found = Repair(self.session, lambda: self._tend(tend), self.say).run(keys)
         self.session.record("repaired", found.as_dict())

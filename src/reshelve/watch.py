@@ -71,8 +71,8 @@ def watched_run(states: Mapping[str, RunState], name: str) -> RunState:
     if not usable:
         raise UsageError(
             f"there is nothing to watch of {name!r}",
-            why="no run of it has completed",
-            remedy="`reshelve runs` lists the runs",
+            why="no run of it has completed, and no index was adopted for it",
+            remedy="`reshelve runs` lists the runs; `reshelve repair` with its spec adopts the index that searches use",
         )
     return usable[-1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from reshelve.model import ChangePlan, ChangeRule, KeyColumn, RunId, SourceFacts
 from reshelve.plan import Forecast, Plan, _change_notes, _hash, forecast, plan_topics, run_name
 from reshelve.producers.planner import default_segments, tile
 from reshelve.spec import Spec, parse
+from reshelve.validator.coordinator import TIMEOUT_S
+from reshelve.validator.full_check import _VALID
 
 RUN = RunId("cities", "20260102-030405-abcd")
 FACTS = SourceFacts(
@@ -170,7 +172,11 @@ def test_topics() -> None:
     assert {name: topic.partitions for name, topic in topics.items()} == {
         "pages": 4, "changes": 4, "documents": 4, "rejects": 1, "progress": 1, "checks": 4, "control": 1, "drift": 4,
     }  # fmt: skip
+    passing = topics.pop("checks").config
     assert all(topic.config["retention.ms"] == "-1" for topic in topics.values())
+    kept = timedelta(milliseconds=int(passing["retention.ms"]))
+    assert kept > _VALID + timedelta(seconds=TIMEOUT_S), "the results of a check expire while it may be gone on with"
+    assert 2 * int(passing["segment.ms"]) < int(passing["retention.ms"])
     assert int(topics["documents"].config["max.message.bytes"]) > 8 << 20
 
 

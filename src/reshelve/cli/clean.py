@@ -40,6 +40,8 @@ def clean(
         )
         if leftovers.kept:
             say(leftovers.kept)
+        if leftovers.alias:
+            say(f"its private alias: {leftovers.alias}")
         _say_source(session.context, leftovers, without_source)
         if not state.ended:
             say(f"run {state.run} is not at its end ({state.state}): it can't be gone on with after that")

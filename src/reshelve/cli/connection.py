@@ -1,4 +1,4 @@
-"""How a verb that takes a run, not a spec, finds Kafka: the journal there tells it everything else."""
+"""How a verb that takes a run finds Kafka: the journal there tells it everything else. Some take a spec as well."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 from reshelve.errors import UsageError
 from reshelve.kafka import KafkaCluster
 from reshelve.redaction import remember_secret
+from reshelve.spec import Spec, load
 from reshelve.spec.secrets import is_secret_setting
 
 CLUSTER_VARIABLE: Final = "RESHELVE_KAFKA"
@@ -58,6 +59,16 @@ def cluster_of(bootstrap: str | None, config: Path | None) -> KafkaCluster:
     settings = {} if config is None else read_properties(config)
     _remember_secrets(settings)
     return KafkaCluster(bootstrap, settings)
+
+
+def spec_or_cluster(name: str, bootstrap: str | None, config: Path | None) -> tuple[Spec | None, KafkaCluster]:
+    """The spec, where `name` is the file of one, and the cluster that holds the journal: the spec's, or that of the
+    options. Raises UsageError, SpecError."""
+    file = Path(name)
+    if file.suffix not in (".yaml", ".yml") and not file.is_file():
+        return None, cluster_of(bootstrap, config)
+    spec = load(file)
+    return spec, KafkaCluster(spec.kafka.bootstrap, spec.kafka.config)
 
 
 def _remember_secrets(settings: Mapping[str, str]) -> None:

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_environment, cluster_of
+from reshelve.adopt import run_to_repair
+from reshelve.cli.connection import BootstrapOption, ConfigOption, cluster_environment, spec_or_cluster
 from reshelve.cli.options import REPORTS, LevelOption, OwnIndexersOption, OwnKeyReadersOption, ReportsOption
 from reshelve.cli.output import JsonOption, confirmed, say, show, show_json
 from reshelve.cli.signals import stop_on_signals
@@ -28,7 +29,12 @@ _DRIFT: Final = 3  # exit code, as of `reshelve validate`
 
 
 def repair(
-    run: RunArgument,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|SPEC", help="A run, a reindex for its newest run, or a spec's file for the index of its alias."
+        ),
+    ],
     check: Annotated[
         str | None, typer.Option(metavar="CHECK", help="Repair what this check found, instead of validating first.")
     ] = None,
@@ -44,8 +50,10 @@ def repair(
 ) -> None:
     """Find the documents that drifted in a completed run's index, read exactly those again, write and check them.
 
+    Of a spec, the index that its alias points to; where no run has built that, it is adopted.
     Exit code 0 when nothing is left, 3 when something is (with --dry-run: when there is drift)."""
-    cluster = cluster_of(bootstrap, config)
+    spec, cluster = spec_or_cluster(name, bootstrap, config)
+    run = name if spec is None else str(run_to_repair(spec, say))
     stop = threading.Event()
     stop_on_signals(stop)
     session = attach_beside(cluster, run, "repair", say)
@@ -54,15 +62,14 @@ def repair(
         options = CrewOptions(key_readers, indexers, reports, cluster_environment(cluster))
         upkeep = Upkeep(session, options, stop, say)
         with _found(upkeep, check, level or ()) as keys:
+            ahead = upkeep.ahead(keys)
             if not as_json:
-                _list(keys)
+                _list(keys, ahead)
+            elif dry_run or not keys.counts:
+                show_json({"run": str(session.context.run), **_listing(keys, ahead)})
             if dry_run:
-                if as_json:
-                    show_json({"run": str(session.context.run), **_listing(keys)})
                 raise typer.Exit(_DRIFT if keys.counts else 0)
             if not keys.counts:
-                if as_json:
-                    show_json({"run": str(session.context.run), **_listing(keys)})
                 return
             number, index = sum(keys.counts.values()), session.context.plan.index
             if not yes and not confirmed(f"Read {number:,} keys again and write them to {index}?"):
@@ -117,14 +124,18 @@ def _found(upkeep: Upkeep, check: str | None, levels: Collection[str]) -> Iterat
         yield keys
 
 
-def _list(keys: DriftedKeys) -> None:
+def _list(keys: DriftedKeys, ahead: int) -> None:
     examples = keys.examples(_EXAMPLES)
     for drift, count in keys.counts.items():
         some = [one.key for one in examples if one.drift == drift]
         show(f"{drift}: {count:,} ({', '.join(some)}{', …' if count > len(some) else ''})")
     if not keys.counts:
         show("nothing has drifted")
+    if ahead:
+        why = "their version is ahead of the source's clock; searches miss each for about a second"
+        show(f"{ahead:,} of them have to make way: {why}")
 
 
-def _listing(keys: DriftedKeys) -> dict[str, Any]:
-    return {"check": keys.check, "keys": keys.counts, "examples": [facts(one) for one in keys.examples(_EXAMPLES)]}
+def _listing(keys: DriftedKeys, ahead: int) -> dict[str, Any]:
+    examples = [facts(one) for one in keys.examples(_EXAMPLES)]
+    return {"check": keys.check, "keys": keys.counts, "ahead": ahead, "examples": examples}

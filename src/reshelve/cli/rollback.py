@@ -20,7 +20,9 @@ def rollback(
         if "cutover_began" not in state.facts:
             raise UsageError(
                 f"run {state.run} has not moved alias {plan.alias}",
-                why=f"it has not come to the cut-over: it is {state.state} in stage {state.stage}",
+                why="it has adopted the index that the alias points to"
+                if state.adopted
+                else f"it has not come to the cut-over: it is {state.state} in stage {state.stage}",
                 remedy="there is nothing to roll back; `reshelve runs` lists the runs that completed",
             )
         roll_back(session.context, plan.previous_index, plan.previous_uuid)

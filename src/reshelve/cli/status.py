@@ -189,6 +189,8 @@ def _judge(state: RunState, holder: Holder | None) -> tuple[str, str, str]:
     )
     if state.cleaned:
         return state.state, "its topics and leftovers are removed", "none"
+    if state.adopted and state.state in ("planned", "completed"):
+        return _judge_adopted(state)
     if state.rolled_back:
         return "rolled back", "the alias points to the previous index again", f"reshelve clean {run}"
     if state.state == "running":
@@ -208,6 +210,13 @@ def _judge(state: RunState, holder: Holder | None) -> tuple[str, str, str]:
         return "aborted", str(state.facts.get("aborted", {}).get("why", "")), f"reshelve clean {run}"
     until = state.facts.get("stopped", {}).get("until")
     return state.state, f"stopped when {until}, as asked" if until else "stopped", again
+
+
+def _judge_adopted(state: RunState) -> tuple[str, str, str]:
+    if state.state == "completed":
+        return "completed", "Index adopted: it was there before, nothing is copied", f"reshelve repair {state.run}"
+    again = f"`reshelve repair` with its spec goes on, reshelve clean {state.run} removes what there is"
+    return "interrupted", "the index was not adopted to the end", again
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -38,8 +38,8 @@ def validate(
     session = _session(cluster, run)
     name = session.context.run
     try:
-        asked = session.context.spec.validation
-        levels = Levels.named(level, asked) if level else Levels.of(asked)
+        context = session.context
+        levels = Levels.chosen(level or (), context.spec.validation, adopted=context.plan.adopted)
         found = None
         if levels.names != ("queries",):
             _require_followed(session)

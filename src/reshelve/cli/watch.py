@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import re
 import threading
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from reshelve.cli.connection import BootstrapOption, ConfigOption, cluster_environment, cluster_of
+from reshelve.cli.connection import BootstrapOption, ConfigOption, cluster_environment, spec_or_cluster
 from reshelve.cli.display import STREAM_VERSION, MetricsHostOption, MetricsPortOption, span
 from reshelve.cli.options import REPORTS, LevelOption, OwnIndexersOption, OwnKeyReadersOption, ReportsOption
 from reshelve.cli.output import JsonOption, say, show, show_error, show_json
 from reshelve.cli.signals import stop_on_signals
 from reshelve.crew import CrewOptions
 from reshelve.errors import BlockedError, ReshelveError
-from reshelve.kafka import KafkaCluster
-from reshelve.spec import load
 from reshelve.watch import Look, Watch, WatchMetrics
 
 _DRIFT: Final = 3
@@ -57,11 +54,11 @@ def watch(
 
     With --once: exit code 0 when the index is in sync at the end, 3 when drift is left, 1 when it could not be told."""
     seconds = seconds_of(every)
-    cluster, name = _resolve(name, bootstrap, config)
+    spec, cluster = spec_or_cluster(name, bootstrap, config)
     stop = threading.Event()
     stop_on_signals(stop)
     options = CrewOptions(key_readers, indexers, reports, cluster_environment(cluster))
-    looking = Watch(cluster, name, level or (), rate, repair, options, stop, say)
+    looking = Watch(cluster, spec.reindex if spec else name, level or (), rate, repair, options, stop, say)
     metrics = None if metrics_port is None else WatchMetrics(metrics_host, metrics_port)
     observer = _Observer(metrics, as_json)
     try:
@@ -110,12 +107,3 @@ def _once(looking: Watch, observer: _Observer) -> int:
         return _FAILED
     observer.looked(look)
     return 0 if look.clean else _DRIFT
-
-
-def _resolve(name: str, bootstrap: str | None, config: Path | None) -> tuple[KafkaCluster, str]:
-    """Where the journal is, and the reindex or run."""
-    file = Path(name)
-    if file.suffix in (".yaml", ".yml") or file.is_file():
-        spec = load(file)
-        return KafkaCluster(spec.kafka.bootstrap, spec.kafka.config), spec.reindex
-    return cluster_of(bootstrap, config), name

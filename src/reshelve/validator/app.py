@@ -203,8 +203,9 @@ class _Validator:
         run, cluster, partitions = self._context.run, self._context.cluster, self._context.partitions
         topic = run.topic("checks")
         ends = cluster.stable_ends(topic, partitions)
+        begins = cluster.begins(topic, partitions)  # not 0: `checks` is kept for days only
         committed = cluster.committed(run.group("validator"), topic, partitions)
-        places = {p: committed[p] or 0 for p in held or range(partitions)}
+        places = {p: max(committed[p] or 0, begins[p]) for p in held or range(partitions)}
         return {p: offset for p, offset in places.items() if offset < ends[p]}
 
     def _go_on(self) -> None:

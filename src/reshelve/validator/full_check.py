@@ -29,7 +29,8 @@ from reshelve.validator.verdict import FullVerdict, RangeVerdict
 BEGAN: Final = "check_began"
 _DOCUMENTS: Final = 30_000  # of a key range: about a second of work, which is what a killed validator loses
 _MOST_RANGES: Final = 4_096  # they stand in the journal
-_VALID: Final = timedelta(days=1)  # what was found longer ago says little about now
+# What was found longer ago says little about now. Shorter than `checks` keeps results (`plan.plan_topics`).
+_VALID: Final = timedelta(days=1)
 
 HaveDone = Callable[[Sequence[CheckTask], PointInTime], Sequence[CheckResult]]
 

@@ -35,6 +35,21 @@ class Levels:
         )
 
     @classmethod
+    def chosen(cls, names: Collection[str], asked: Asked, *, adopted: bool) -> Levels:
+        """The levels of these names; without any those of the spec, of an adopted index "full". Raises UsageError.
+
+        The topic of an adopted index holds what was repaired, and nothing else: what compares with it says nothing."""
+        if not adopted:
+            return cls.named(names, asked) if names else cls.of(asked)
+        if pointless := [name for name in names if name in LEVELS and name != "full"]:
+            raise UsageError(
+                f"level {pointless[0]} says nothing of an index that was adopted",
+                why="no run has built it, so neither the topic nor a previous index tells what it should hold",
+                remedy="compare whole documents, source against index: --level full",
+            )
+        return cls.named(names or ("full",), asked)
+
+    @classmethod
     def named(cls, names: Collection[str], asked: Asked) -> Levels:
         """The levels of these names, and no other; how much each does, the spec says. Raises UsageError."""
         if unknown := [name for name in names if name not in LEVELS]:
