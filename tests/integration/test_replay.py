@@ -199,7 +199,10 @@ def test_from_an_offset_from_a_time_and_keys(completed: _Completed) -> None:
     assert found == {"1": own["1"], "100": own["100"]}
     completed.command("--from-offset", "0:1", "--from-time", "2026-01-01").expect(2)
     completed.command("--from-offset", f"{_PARTITIONS}:0").expect(2)
-    completed.command("--from-time", "2026-01-01T00:00:00Z").expect(0)
+    alias = completed.pipeline.alias
+    completed.run.client.indices.put_alias(index=completed.run.index, name=alias)
+    done = completed.command("--from-time", "2026-01-01T00:00:00Z", "--to", alias).expect(0)
+    assert f"{alias} is the run's own index {completed.run.index}" in done.stderr
 
 
 def test_stopped_and_killed_it_goes_on(completed: _Completed) -> None:

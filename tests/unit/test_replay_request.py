@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from reshelve.consumers.alias import Alias
 from reshelve.consumers.replay import Start
 from reshelve.errors import UsageError
 from reshelve.journal import Event
 from reshelve.model import RunId
 from reshelve.rates import Rate
-from reshelve.replay.request import Request, Task, unfinished
+from reshelve.replay.request import Request, Task, aimed, unfinished
 from reshelve.replay.work import ReplayProgress, shares
 
 _RUN = RunId("cities", "one")
@@ -54,6 +55,28 @@ def test_the_same_arguments_name_the_same_replay() -> None:
 def test_what_makes_no_sense(request_: Request) -> None:
     with pytest.raises(UsageError):
         request_.require()
+
+
+def test_a_name_stands_for_the_run_s_own_index_or_for_a_new_one() -> None:
+    asked = Request(Start(at=1), to="x")
+    assert aimed(asked, Alias("x"), "own") == asked
+    assert aimed(asked, Alias("x", ("own",)), "own") == Request(Start(at=1))
+    assert aimed(replace(asked, to="own"), Alias("own", is_index=True), "own").to is None
+
+
+@pytest.mark.parametrize(
+    ("held", "why"),
+    [
+        (Alias("x", is_index=True), "it is an index"),
+        (Alias("x", ("other",)), "an alias of index other"),
+        (Alias("x", ("other", "own")), "an alias of other, own"),
+        (Alias("x", is_data_stream=True), "a data stream"),
+    ],
+)
+def test_no_other_index_is_touched(held: Alias, why: str) -> None:
+    with pytest.raises(UsageError, match="x exists already") as refused:
+        aimed(Request(to="x"), held, "own")
+    assert why in refused.value.why
 
 
 def test_a_task_survives_the_journal() -> None:

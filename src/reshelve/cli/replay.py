@@ -42,7 +42,12 @@ def replay(
         str | None, typer.Option(metavar="ISO-8601", help="Begin at the first records of that time (UTC).")
     ] = None,
     from_beginning: Annotated[bool, typer.Option("--from-beginning", help="The default.")] = False,
-    to: Annotated[str | None, typer.Option(metavar="INDEX", help="Make this index; else the run's own.")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ALIAS|INDEX", help="Make this index; else the run's own, which an alias of it names too."
+        ),
+    ] = None,
     definition: Annotated[Path | None, typer.Option(help="Definition of the new index; else the plan's.")] = None,
     keys: Annotated[list[str] | None, typer.Option(metavar="KEY", help="Only this document; may be repeated.")] = None,
     keys_file: Annotated[Path | None, typer.Option(help="Only these documents, one key a line.")] = None,
@@ -61,7 +66,8 @@ def replay(
         definition=None if definition is None else _definition(definition),
         keys=_keys(keys, keys_file),
     )
-    request.require()
+    if to is None:  # else it depends on what the name stands for
+        request.require()
     cluster = cluster_of(bootstrap, config)
     stop = threading.Event()
     stop_on_signals(stop)
@@ -87,18 +93,18 @@ def replay(
     if as_json:
         show_json({"v": STREAM_VERSION, "event": "ended", "run": str(session.context.run), **result})
     else:
-        _tell(session, request, result)
+        _tell(session, result)
 
 
-def _tell(session: Session, request: Request, result: dict[str, Any]) -> None:
+def _tell(session: Session, result: dict[str, Any]) -> None:
     plan = session.context.plan
     figures = f"{count(result['indexed'])} indexed, {count(result['superseded'])} superseded"
     show(f"Replay complete: {figures}, in {span(result['seconds'])}; index {result['index']}.")
-    if request.to is None:
+    if result["own"]:
         say(f"its documents are not counted: the index may move on. `reshelve validate {plan.run}` compares it")
         return
     show(f"Proven: {count(result['proof']['index_documents'])} documents, the same as in the topic, by checksum.")
-    point = {"actions": [{"add": {"index": request.to, "alias": "NAME"}}]}
+    point = {"actions": [{"add": {"index": result["index"], "alias": "NAME"}}]}
     say(f"next: searches reach it once an alias points to it: POST /_aliases {json.dumps(point)}")
 
 

@@ -29,7 +29,7 @@ from reshelve.errors import BlockedError, Interrupted, ReshelveError, TargetRefu
 from reshelve.journal import read_journal
 from reshelve.model import partition_of
 from reshelve.replay.proof import TopicProof, prove
-from reshelve.replay.request import BEGUN, ENDED, Request, Task, unfinished
+from reshelve.replay.request import BEGUN, ENDED, Request, Task, aimed, unfinished
 from reshelve.replay.work import ReplayProgress, ReplayWork, WorkOptions
 
 _GROUP_GOES_S: Final = 15.0
@@ -66,9 +66,8 @@ class Replay:
 
         Raises UsageError, Interrupted, and BlockedError: when what is asked for is not in the topic any more, when the
         new index is not equal to the topic, when the run's own has refused documents and accepted nothing newer."""
-        self.request.require()
         began = time.monotonic()
-        task = self._resume() or self._begin()
+        task = self._task()
         work = ReplayWork(
             self.context, task.index, task.write_alias, task.uuid, task.group, self.options, self.stop, self._tick
         )
@@ -94,6 +93,29 @@ class Replay:
 
     # --- the beginning
 
+    def _task(self) -> Task:
+        """An unfinished one first: the index that it makes is in the way of none but another."""
+        if task := self._resume():
+            return task
+        if self.request.to is not None and self._aims_at_own(self.request.to) and (task := self._resume()):
+            return task
+        self.request.require()
+        return self._begin()
+
+    def _aims_at_own(self, to: str) -> bool:
+        plan = self.context.plan
+        self.request = aimed(self.request, generation.alias_targets(self.context.opensearch, to), plan.index)
+        if self.request.to is None:
+            self.display.say(f"{to} is the run's own index {plan.index}: the replay goes into that")
+            return True
+        if plan.adopted:
+            raise UsageError(
+                f"index {to} can't be made from the topic of run {plan.run}",
+                why=f"the run has adopted index {plan.index}: its topic holds nothing but what was repaired",
+                remedy="build an index with `reshelve run`",
+            )
+        return False
+
     def _resume(self) -> Task | None:
         """The same replay, if it was begun and its index is there still."""
         context = self.context
@@ -108,7 +130,12 @@ class Replay:
             self.display.say(f"index {task.index} of an unfinished replay is gone: begun anew")
             return None
         elif found != task.uuid:
-            raise _exists(task.index)
+            raise TargetRefused(
+                f"index {task.index} is not the one that the unfinished replay has made",
+                where=task.index,
+                why=f"its UUID is {found}, not {task.uuid}",
+                remedy="choose another name, or delete that index",
+            )
         self.display.say(f"going on with the replay into index {task.index}")
         return task
 
@@ -117,8 +144,6 @@ class Replay:
         to = request.to
         if to is None:
             self._require_own()
-        elif (held := generation.alias_targets(context.opensearch, to)).is_index or held.indexes or held.is_data_stream:
-            raise _exists(to)
         ends, starts = self._places()
         id = request.id(context.run)
         task = Task(
@@ -244,11 +269,3 @@ class Replay:
             context.cluster, context.run, context.opensearch, context.plan.index, context.partitions
         )
         return len(picture.open)
-
-
-def _exists(index: str) -> UsageError:
-    return UsageError(
-        f"{index} exists already",
-        why="--to makes a new index, and touches none that is there",
-        remedy="choose another name, or delete that index",
-    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
+from reshelve.consumers.alias import Alias
 from reshelve.consumers.replay import Start
 from reshelve.errors import UsageError
 from reshelve.journal import Event
@@ -21,7 +22,7 @@ ENDED: Final = "replayed"
 class Request:
     """What is asked for.
 
-    to          the index to make; None: the run's own is written to
+    to          the index to make, or an alias of the run's own (`aimed`); None: the run's own is written to
     definition  of that index, in place of the plan's
     keys        documents and tombstones of these keys only; None: of all
     """
@@ -54,6 +55,35 @@ class Request:
             )
         if self.keys is not None and not self.keys:
             raise UsageError("there are no keys to replay", remedy="name some, or leave --keys-file out")
+
+
+def aimed(request: Request, held: Alias, own: str) -> Request:
+    """The request by what its name `to` stands for: the run's own index, by its name or by an alias that points to it
+    alone, or a new index, where the name is free. Pure. Raises UsageError for anything else.
+
+    held  what the name stands for now; own: the run's index"""
+    if held.is_data_stream:
+        raise _exists(held.name, "it is a data stream")
+    if not held.is_index and not held.indexes:
+        return request
+    there = (held.name,) if held.is_index else held.indexes
+    if there == (own,):
+        return replace(request, to=None)
+    if held.is_index:
+        raise _exists(held.name, "it is an index, and not the run's own")
+    if len(there) > 1:
+        raise _exists(
+            held.name, f"it is an alias of {', '.join(there)}: which one is meant is not for Reshelve to guess"
+        )
+    raise _exists(held.name, f"it is an alias of index {there[0]}, which is not the run's own ({own})")
+
+
+def _exists(name: str, why: str) -> UsageError:
+    return UsageError(
+        f"{name} exists already",
+        why=f"{why}; a replay goes into the run's own index or makes a new one, and touches no other",
+        remedy="choose another name, or delete that index",
+    )
 
 
 @dataclass(frozen=True, slots=True)
