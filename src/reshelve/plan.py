@@ -61,6 +61,7 @@ class Plan:
     index, write_alias  the generation to build, and its private alias
     previous_index      the index that the alias points to now, and its UUID; None when there is none
     spec_text           the spec as written, without secrets; `spec` is the same, resolved
+    environment         of the spec, that is laid over it; empty where it defines none
     spec_folder         where the spec lay when planned, for the transform; not part of the hash
     definition          `settings` and `mappings` as asked for
     changes             how writes to the source are followed
@@ -91,6 +92,7 @@ class Plan:
     notes: tuple[str, ...]
     created_at: str
     adopted: bool = False
+    environment: str = ""
     hash: str = ""
 
     @property
@@ -109,8 +111,14 @@ class Plan:
     def resolve(self, environ: Mapping[str, str] | None = None) -> Spec:
         """The planned spec with its variables from `environ` (the process's when left out), index definition as
         planned: what a worker on any machine needs. Raises SpecError, e.g. when a variable is missing."""
-        folder = Path(self.spec_folder)
-        return parse(self.spec_text, name=self.spec_name, folder=folder, environ=environ, definition=self.definition)
+        return parse(
+            self.spec_text,
+            name=self.spec_name,
+            folder=Path(self.spec_folder),
+            environ=environ,
+            definition=self.definition,
+            environment=self.environment or None,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as plain JSON-able data."""
@@ -160,6 +168,7 @@ def make_plan(spec: Spec) -> Plan:
         previous_uuid=uuid,
         spec_name=spec.name,
         spec_text=spec.text,
+        environment=spec.environment,
         spec_folder=str(spec.folder.resolve()),
         spec=spec.public(),
         definition=spec.definition,

@@ -22,6 +22,7 @@ def report_facts(plan: Plan, state: RunState) -> dict[str, Any]:
         "reindex": plan.reindex,
         "outcome": _outcome(state),
         "error": state.error,
+        "environment": plan.environment or None,
         "owner": state.owner or None,
         "why": plan.spec.get("why"),
         "planned_at": state.planned_at,
@@ -104,6 +105,7 @@ def render(found: dict[str, Any]) -> str:
         *_table(
             ("Run", f"`{found['run']}`"),
             ("Outcome", found["outcome"]),
+            ("Environment", found["environment"] or "the only one"),
             ("Owner", found["owner"] or "not named in the spec"),
             ("Why", found["why"] or "not said in the spec"),
             ("Started", found["started_at"]),

@@ -218,6 +218,7 @@ def plan_changes(old: Plan, new: Plan) -> list[str]:
 def _meaning(plan: Plan) -> dict[str, Any]:
     limits_apart = {k: v for k, v in plan.spec.items() if k not in ("limits", "validation", "owner", "why")}
     return {
+        "environment": plan.environment,
         "spec": limits_apart,
         "index definition": plan.definition,
         "alias": plan.alias,

@@ -66,6 +66,11 @@ class RunState:
         return bool(self.facts.get("planned", {}).get("plan", {}).get("adopted"))
 
     @property
+    def environment(self) -> str:
+        """The spec's environment that the run was planned for; empty where the spec defines none."""
+        return str(self.facts.get("planned", {}).get("plan", {}).get("environment", ""))
+
+    @property
     def plan(self) -> Plan:
         """Raises UsageError when the journal holds none."""
         if "planned" not in self.facts:

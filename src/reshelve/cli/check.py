@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from reshelve.check import check_spec, raise_for
+from reshelve.cli.options import EnvironmentOption
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.errors import Problem, ReshelveError, SpecError
 from reshelve.model import facts
@@ -17,6 +18,7 @@ from reshelve.spec import Spec, load
 
 def check(
     spec: Annotated[Path, typer.Argument(help="The spec.")],
+    environment: EnvironmentOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List every problem of a spec, its source, its target and its Kafka. Changes nothing.
@@ -25,7 +27,7 @@ def check(
     exit_code = 0
     problems: Sequence[Problem]
     try:
-        problems = check_spec(load(spec))
+        problems = check_spec(load(spec, environment=environment))
         raise_for(problems)
     except SpecError as error:
         problems, exit_code = error.problems, error.exit_code
@@ -38,11 +40,11 @@ def check(
     raise typer.Exit(exit_code)
 
 
-def load_checked(file: Path) -> Spec:
+def load_checked(file: Path, environment: str | None) -> Spec:
     """The spec, when nothing stands against using it; warnings are said.
 
     Raises SpecError, AccessRefused, Unreachable."""
-    spec = load(file)
+    spec = load(file, environment=environment)
     problems = check_spec(spec)
     raise_for(problems)
     for problem in problems:

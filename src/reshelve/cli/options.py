@@ -9,6 +9,13 @@ import typer
 
 from reshelve.validator.levels import LEVELS
 
+EnvironmentOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The spec's environment to use. By default that of RESHELVE_ENVIRONMENT, or the only one.",
+    ),
+]
 KeyReadersOption = Annotated[int, typer.Option(min=0, help="Key readers on this machine.")]
 IndexersOption = Annotated[int, typer.Option(min=0, help="Indexers on this machine.")]
 OwnKeyReadersOption = Annotated[int, typer.Option(min=1, help="Key readers, where no process follows the run.")]

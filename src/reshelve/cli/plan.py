@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from reshelve.cli.check import load_checked
+from reshelve.cli.options import EnvironmentOption
 from reshelve.cli.output import JsonOption, say, show, show_json, stdout
 from reshelve.errors import UsageError
 from reshelve.plan import Plan, make_plan
@@ -26,10 +27,11 @@ def plan(
     out: Annotated[
         Path | None, typer.Option("--out", help="Where to save the plan. [default: <reindex>.plan.json]")
     ] = None,
+    environment: EnvironmentOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a run of the spec would do, and save it as a plan to approve."""
-    checked = load_checked(spec)
+    checked = load_checked(spec, environment)
     made = make_plan(checked)
     file = out or spec.parent / f"{made.reindex}.plan.json"
     try:
@@ -41,7 +43,8 @@ def plan(
         show_json(made.as_dict())
     else:
         print_plan(made)
-    say(f"saved to {file}; next: reshelve run {spec}")
+    chosen = f" --environment {made.environment}" if made.environment else ""
+    say(f"saved to {file}; next: reshelve run {spec}{chosen}")
 
 
 def print_plan(made: Plan) -> None:
@@ -60,6 +63,7 @@ def _overview(made: Plan) -> list[tuple[str, str]]:
     low, high = made.forecast.seconds_low, made.forecast.seconds_high
     return [
         ("run", made.run),
+        ("environment", made.environment or "the only one"),
         ("hash", made.hash),
         ("alias", f"{made.alias}: {made.previous_index or '(new)'} -> {made.index}"),
         ("scope", made.spec["scope"]["where"] or "everything the query returns"),

@@ -12,7 +12,7 @@ import typer
 from reshelve.cli.check import load_checked
 from reshelve.cli.connection import cluster_environment
 from reshelve.cli.display import MetricsHostOption, MetricsPortOption, make_display, span
-from reshelve.cli.options import REPORTS, IndexersOption, KeyReadersOption, ReportsOption
+from reshelve.cli.options import REPORTS, EnvironmentOption, IndexersOption, KeyReadersOption, ReportsOption
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.cli.signals import stop_on_signals
 from reshelve.report import report_facts
@@ -30,6 +30,7 @@ class Until(Enum):
 
 def run(
     spec: Annotated[Path, typer.Argument(help="The spec.")],
+    environment: EnvironmentOption = None,
     until: Annotated[Until | None, typer.Option(help="Stop before the swap; running again goes on.")] = None,
     new: Annotated[bool, typer.Option("--new", help="Give an unfinished run up instead of going on with it.")] = False,
     page_readers: Annotated[int, typer.Option(min=0, help="Page readers on this machine.")] = 1,
@@ -41,7 +42,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Rebuild the index: copy, index, validate, swap the alias, report. Ctrl-C stops cleanly; again resumes."""
-    checked = load_checked(spec)
+    checked = load_checked(spec, environment)
     stop = threading.Event()
     stop_on_signals(stop)
     session = open_session(checked, anew=new, until=until.value if until else None, stop=stop, report=say)

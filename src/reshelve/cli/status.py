@@ -144,6 +144,7 @@ def status_facts(
         "since": state.since,
         "next": command,
         "stage": state.stage,
+        "environment": state.environment or None,
         "owner": state.owner or None,
         "started_at": state.started_at or None,
         "ended_at": state.ended_at or None,
@@ -226,6 +227,8 @@ def _text(found: dict[str, Any]) -> str:
         f"  since       {found['since']}",
         f"  next        {found['next']}",
     ]
+    if found["environment"]:
+        lines.append(f"  environment {found['environment']}")
     if found["changes"]:
         lines += _change_lines(found["changes"])
     checkpoint = found["checkpoint"]

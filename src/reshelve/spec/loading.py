@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -14,6 +15,7 @@ from pydantic_core import ErrorDetails
 from reshelve.errors import Problem, SpecError
 from reshelve.redaction import redact
 from reshelve.spec.definition import read_definition
+from reshelve.spec.environments import lay_environment
 from reshelve.spec.model import Spec
 from reshelve.spec.secrets import remember_secrets, written_secrets
 from reshelve.spec.yaml_source import Path as FieldPath
@@ -22,8 +24,9 @@ from reshelve.spec.yaml_source import YamlSource, read_yaml
 _INDEX: Final[FieldPath] = ("target", "opensearch", "index")
 
 
-def load(path: Path, environ: Mapping[str, str] | None = None) -> Spec:
-    """The spec in the file `path`. Raises SpecError with every problem at once."""
+def load(path: Path, environ: Mapping[str, str] | None = None, *, environment: str | None = None) -> Spec:
+    """The spec in the file `path`, for an environment as `parse` chooses it. Raises SpecError with every problem at
+    once."""
     name = path.name
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -35,7 +38,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Spec:
         what = f"cannot read the spec: {error.strerror}"
         problem = Problem(str(path), what, "name a spec, or write one with `reshelve init`")
         raise SpecError([problem]) from None
-    return parse(text, name=name, folder=path.parent, environ=environ)
+    return parse(text, name=name, folder=path.parent, environ=environ, environment=environment)
 
 
 def parse(
@@ -45,17 +48,25 @@ def parse(
     folder: Path,
     environ: Mapping[str, str] | None = None,
     definition: Mapping[str, Any] | None = None,
+    environment: str | None = None,
 ) -> Spec:
     """The spec that `text` is. File names in it are relative to `folder`; places name the file `name`.
 
+    `environment` is laid over it; None: that of the variable RESHELVE_ENVIRONMENT, or the only one that is defined.
     `definition` stands for the index definition's file, for whoever has a plan and not its folder;
     `environ` is the process's when left out. Raises SpecError with every problem at once."""
-    source = read_yaml(text, name=name, environ=os.environ if environ is None else environ)
+    environ = os.environ if environ is None else environ
+    source = read_yaml(text, name=name, environ=environ)
     if not isinstance(source.value, dict):
         what = "the spec is empty" if source.value is None else "the spec must be a mapping of fields"
-        raise SpecError(source.problems or [Problem(f"{name}:1:1", what, "start with `reshelve init`")])
+        raise SpecError(source.all_problems or [Problem(f"{name}:1:1", what, "start with `reshelve init`")])
     remember_secrets(source)
-    problems = [*source.problems, *written_secrets(source)]
+    problems = list(written_secrets(source))
+    unknown = partial(_unknown_fields, source)
+    chosen, found = lay_environment(source, environment, environ, list(Spec.model_fields), unknown)
+    problems += [*source.all_problems, *found]
+    if found and not chosen:  # the base alone may be no spec at all
+        raise SpecError(sorted(map(_redacted, problems), key=_position))
     spec: Spec | None = None
     try:
         spec = Spec.model_validate(source.value, context={"folder": folder})
@@ -66,7 +77,7 @@ def parse(
         problems += found
     if problems or spec is None:
         raise SpecError(sorted(map(_redacted, problems), key=_position))
-    spec._text, spec._folder, spec._origin = text, folder, source
+    spec._text, spec._folder, spec._origin, spec._environment = text, folder, source, chosen
     spec._definition = {"settings": {}, "mappings": {}} | dict(definition)
     return spec
 
@@ -86,11 +97,9 @@ def _translate(error: ValidationError, source: YamlSource) -> Iterator[Problem]:
     for detail in details:
         if detail["type"] == "extra_forbidden":
             *inside, field = detail["loc"]
-            known = _fields_of(inside)
-            near = difflib.get_close_matches(str(field), known, 1, cutoff=0.6)
+            near, problem = _unknown_field(source.place(detail["loc"], of_key=True), str(field), _fields_of(inside))
             explained.update((*inside, other) for other in near)
-            remedy = f"did you mean {near[0]!r}?" if near else f"remove it, or use one of: {', '.join(known)}"
-            yield Problem(source.place(detail["loc"], of_key=True), f"unknown field {field!r}", remedy)
+            yield problem
     for detail in details:
         path = detail["loc"]
         if detail["type"] == "extra_forbidden" or path in source.missing:
@@ -102,6 +111,28 @@ def _translate(error: ValidationError, source: YamlSource) -> Iterator[Problem]:
             continue
         what = f"{'.'.join(map(str, path))}: {_message(detail)}"
         yield Problem(source.place(path), what, _remedy(path, "see"))
+
+
+def _unknown_field(place: str, field: str, known: list[str]) -> tuple[list[str], Problem]:
+    """The known field that was meant, if any, and the problem."""
+    near = difflib.get_close_matches(field, known, 1, cutoff=0.6)
+    remedy = f"did you mean {near[0]!r}?" if near else f"remove it, or use one of: {', '.join(known)}"
+    return near, Problem(place, f"unknown field {field!r}", remedy)
+
+
+def _unknown_fields(source: YamlSource, at: FieldPath, path: FieldPath, value: object) -> Iterator[Problem]:
+    """The fields below a value that stands at `at`, and is meant for the field `path`, that no section has."""
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _unknown_fields(source, (*at, number), (*path, number), item)
+    known = _fields_of(list(path))
+    if not isinstance(value, dict) or not known:
+        return
+    for name, item in value.items():
+        if name in known:
+            yield from _unknown_fields(source, (*at, name), (*path, name), item)
+        else:
+            yield _unknown_field(source.place((*at, name), of_key=True), name, known)[1]
 
 
 def _message(detail: ErrorDetails) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from reshelve.spec.environments import APART
 from reshelve.spec.model import Spec
 
 SCHEMA_FILE = "spec.schema.json"
@@ -37,7 +38,28 @@ def _or_variable(schema: JsonSchemaValue) -> JsonSchemaValue:
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of a spec."""
     schema = Spec.model_json_schema(schema_generator=_Schema)
+    _allow_sections(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+
+
+def _allow_sections(schema: dict[str, Any]) -> None:
+    """An environment may hold any other section, and each of them in part: nothing is required there."""
+    definitions = schema["$defs"]
+    sections = {name: one for name, one in schema["properties"].items() if name not in APART}
+    partial = {f"Partial{name}": _in_part(one) for name, one in definitions.items() if name != "Environment"}
+    definitions["Environment"]["properties"] |= _in_part(sections)
+    schema["$defs"] = definitions | partial
+
+
+def _in_part(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_in_part(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {name: _in_part(one) for name, one in schema.items() if name not in ("required", "default")}
+    if isinstance(reference := kept.get("$ref"), str):
+        kept["$ref"] = reference.replace("#/$defs/", "#/$defs/Partial")
+    return kept
 
 
 def schema_text() -> str:

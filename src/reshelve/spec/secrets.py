@@ -13,9 +13,13 @@ from reshelve.redaction import remember_secret
 from reshelve.spec.yaml_source import Path, YamlSource
 
 MASK: Final = "***"
-_URLS: Final[tuple[Path, ...]] = (("source", "postgres", "url"), ("target", "opensearch", "url"))
+_URLS: Final[tuple[Path, ...]] = (
+    ("source", "postgres", "url"),
+    ("target", "opensearch", "url"),
+    ("changes", "debezium", "registry"),
+)
 _PASSWORD: Final[Path] = ("target", "opensearch", "password")
-_CONFIG: Final[Path] = ("kafka", "config")
+_CONFIGS: Final[tuple[Path, ...]] = (("kafka", "config"), ("changes", "debezium", "config"))
 _SECRET_SETTING: Final = re.compile(r"(password|secret|passphrase|key\.pem|oauthbearer\.config)$")
 # user:password@ in a URL (up to the last @ before the path), and password=… as a keyword or parameter.
 _URL_PASSWORD: Final = re.compile(r"(?P<head>[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/:@]*:)(?P<secret>[^\s/]+)(?=@)")
@@ -69,17 +73,20 @@ def _passwords(text: str) -> list[str]:
 
 
 def _secret_positions(source: YamlSource) -> Iterator[tuple[Path, str, bool]]:
-    """(path, value, whether the whole value is secret, rather than a password within it)."""
-    for path in _URLS:
-        if isinstance(value := _at(source, path), str):
-            yield path, value, False
-    if (value := _at(source, _PASSWORD)) not in (None, ""):
-        yield _PASSWORD, str(value), True
-    config = _at(source, _CONFIG)
-    if isinstance(config, dict):
-        for name, value in config.items():
-            if is_secret_setting(name) and value not in (None, ""):
-                yield (*_CONFIG, name), str(value), True
+    """(path, value, whether the whole value is secret, rather than a password within it), of every environment."""
+    environments = _at(source, ("environments",))
+    names = list(environments) if isinstance(environments, dict) else []
+    for prefix in ((), *(("environments", name) for name in names)):
+        for path in _URLS:
+            if isinstance(value := _at(source, at := prefix + path), str):
+                yield at, value, False
+        if (value := _at(source, at := prefix + _PASSWORD)) not in (None, ""):
+            yield at, str(value), True
+        for path in _CONFIGS:
+            config = _at(source, prefix + path)
+            for name, value in config.items() if isinstance(config, dict) else ():
+                if is_secret_setting(name) and value not in (None, ""):
+                    yield (*prefix, *path, name), str(value), True
 
 
 def _at(source: YamlSource, path: Path) -> object:

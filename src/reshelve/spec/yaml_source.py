@@ -6,7 +6,8 @@ are refused: a spec repeats nothing, and an alias has two places at once."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -30,7 +31,8 @@ class YamlSource:
     value      plain data, variables replaced
     literals   the same string scalars with every variable blanked: what is written in the file itself
     variables  values of the variables used by a scalar
-    missing    paths whose value is unknown because a variable is not set
+    missing    paths whose value is unknown
+    unset      the variables that are not set, by the path that uses them
     problems   what is wrong with the YAML itself"""
 
     name: str
@@ -38,10 +40,37 @@ class YamlSource:
     literals: dict[Path, str] = field(default_factory=dict)
     variables: dict[Path, tuple[str, ...]] = field(default_factory=dict)
     missing: set[Path] = field(default_factory=set)
+    unset: dict[Path, list[Problem]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     _keys: dict[Path, tuple[int, int]] = field(default_factory=dict)
     _values: dict[Path, tuple[int, int]] = field(default_factory=dict)
     _blocks: dict[Path, bool] = field(default_factory=dict)
+
+    @property
+    def all_problems(self) -> list[Problem]:
+        """What is wrong with the YAML, and the variables that are not set."""
+        return [*self.problems, *(problem for found in self.unset.values() for problem in found)]
+
+    def lay_over(self, prefix: Path, *, without: Collection[str] = ()) -> None:
+        """Lay the mapping at `prefix` over the top of everything, but for its fields in `without`, with its places:
+        mappings are merged, anything else is replaced."""
+        value = self.value
+        for step in prefix:
+            value = value[step]
+        self._merge(self.value, {name: one for name, one in value.items() if name not in without}, prefix, ())
+
+    def _merge(self, base: dict[str, Any], over: dict[str, Any], origin: Path, path: Path) -> None:
+        for name, one in over.items():
+            below, here = base.get(name), (*path, name)
+            if isinstance(below, dict) and isinstance(one, dict):
+                self._merge(below, one, (*origin, name), here)
+                continue
+            base[name] = deepcopy(one)
+            for known in (self._keys, self._values, self._blocks, self.literals, self.variables, self.unset):
+                _move(known, (*origin, name), here)
+            self.missing = {at for at in self.missing if at[: len(here)] != here} | {
+                here + at[len(origin) + 1 :] for at in self.missing if at[: len(origin) + 1] == (*origin, name)
+            }
 
     def place(self, path: Path, *, of_key: bool = False) -> str:
         """`file:line:column` of the value at `path` (or of its key), or of the nearest thing around it."""
@@ -179,11 +208,10 @@ class _Reading:
             if default is not None and not found:
                 return default
             if found is None:
-                self._problem(
-                    path,
-                    f"environment variable {name} is not set",
-                    f"export {name}, or give a default: `${{{name}:-…}}`",
-                )
+                what = f"environment variable {name} is not set"
+                remedy = f"export {name}, or give a default: `${{{name}:-…}}`"
+                problem = Problem(self._source.place(path), what, remedy)
+                self._source.unset.setdefault(path, []).append(problem)
                 self._source.missing.add(path)
                 return ""
             used.append(found)
@@ -196,6 +224,14 @@ class _Reading:
 
     def _problem(self, path: Path, what: str, remedy: str) -> None:
         self._source.problems.append(Problem(self._source.place(path), what, remedy))
+
+
+def _move(known: dict[Path, Any], origin: Path, path: Path) -> None:
+    """Entries at `origin` and below it take the place of those at `path` and below it."""
+    for at in [at for at in known if at[: len(path)] == path]:
+        del known[at]
+    for at in [at for at in known if at[: len(origin)] == origin]:
+        known[path + at[len(origin) :]] = known[at]
 
 
 def _literal_part(match: re.Match[str]) -> str:
