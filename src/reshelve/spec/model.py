@@ -193,6 +193,12 @@ class Validation(Section):
     )
 
 
+class Environment(Section):
+    """What differs where the spec is used there: any other section of the spec, field by field."""
+
+    description: Text | None = Field(default=None, description="What it is, for people. Null: not said.")
+
+
 class Spec(Section):
     """A rebuild of one search index from its source of truth."""
 
@@ -227,13 +233,21 @@ class Spec(Section):
         description="`package.module:function` from document (dict) to document, or to None to leave it out. "
         "Null: documents pass through untouched, which is many times faster.",
     )
+    environments: dict[str, Environment] = Field(
+        default_factory=dict,
+        exclude=True,
+        description="What differs by environment (staging, production, …): each holds a `description` and any of the "
+        "other sections, laid over them. Chosen by --environment or RESHELVE_ENVIRONMENT; one alone is chosen by "
+        "itself. Empty: there is one environment, without a name.",
+    )
 
     _text: str = PrivateAttr(default="")
+    _environment: str = PrivateAttr(default="")
     _folder: Path = PrivateAttr(default=Path())
     _definition: dict[str, Any] = PrivateAttr(default_factory=dict)
     _origin: YamlSource = PrivateAttr(default_factory=lambda: YamlSource("spec"))
 
-    @field_validator("scope", "limits", "validation", mode="before")
+    @field_validator("scope", "limits", "validation", "environments", mode="before")
     @classmethod
     def _empty_section(cls, value: object) -> object:
         return {} if value is None else value
@@ -253,6 +267,11 @@ class Spec(Section):
     def name(self) -> str:
         """The file's name as it stands in places (`file:line:column`)."""
         return self._origin.name
+
+    @property
+    def environment(self) -> str:
+        """The environment that is laid over the spec; empty where it defines none."""
+        return self._environment
 
     @property
     def folder(self) -> Path:
