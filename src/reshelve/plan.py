@@ -286,8 +286,14 @@ def _change_notes(spec: Spec, changes: ChangePlan) -> list[str]:
 
 
 def _hash(plan: Plan) -> str:
+    text = json.dumps(hashed_facts(plan), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hashed_facts(plan: Plan) -> dict[str, Any]:
+    """What the plan's hash covers; what it leaves out is empty."""
     prefix = plan.id.prefix
-    approved = asdict(
+    return asdict(
         replace(
             plan,
             run=plan.reindex,
@@ -308,8 +314,6 @@ def _hash(plan: Plan) -> str:
             hash="",
         )
     )
-    text = json.dumps(approved, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _from_data(data: dict[str, Any]) -> Plan:
