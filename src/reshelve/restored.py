@@ -51,12 +51,13 @@ def find_restored(context: RunContext, state: RunState) -> Restored | None:
     if found == state.index_uuid:
         return None
     if found is None:
+        from_topic = f"`reshelve replay {plan.run} --to INDEX`, from the topic"
+        otherwise = "`reshelve run`" if plan.adopted else from_topic
         raise TargetRefused(
             f"index {plan.index} is gone",
             where=plan.index,
             why="somebody dropped it",
-            remedy=f"restore it from a snapshot with its aliases, or `reshelve replay {plan.run} --to INDEX` makes one"
-            " from the topic",
+            remedy=f"restore it from a snapshot with its aliases, or make one with {otherwise}",
         )
     if generation.alias_targets(client, plan.write_alias).indexes != (plan.index,):
         raise TargetRefused(
