@@ -176,6 +176,7 @@ class Adoption:
                 previous_uuid=None,
                 spec_name=spec.name,
                 spec_text=spec.text,
+                environment=spec.environment,
                 spec_folder=str(spec.folder.resolve()),
                 spec=spec.public(),
                 definition=spec.definition,

@@ -67,3 +67,16 @@ def test_a_completed_run_that_is_followed_and_one_whose_follower_died() -> None:
     assert status_facts(following, None)["next"] == f"reshelve follow {_RUN}"
     stopped = state(("completed", {"following": True}), ("interrupted", {"stage": "follow"}))
     assert status_facts(stopped, None)["next"] == f"reshelve follow {_RUN}"
+
+
+def test_a_run_that_stands_for_an_adopted_index_was_never_started() -> None:
+    planned = Event(str(_RUN), 0, "2026-01-02T03:04:05+00:00", "planned", {"plan": {"adopted": True}}, "", "")
+    adopted = RunState(_RUN)
+    adopted.take(planned)
+    found = status_facts(adopted, None)
+    assert (found["state"], found["stage"]) == ("interrupted", "adopt")
+    assert "`reshelve repair` with its spec goes on" in found["next"]
+    adopted.take(Event(str(_RUN), 1, "2026-01-02T03:04:06+00:00", "completed", {"following": False}, "", ""))
+    found = status_facts(adopted, None)
+    assert (found["state"], found["next"]) == ("completed", f"reshelve repair {_RUN}")
+    assert "completed in stage adopt" in _text(found)
