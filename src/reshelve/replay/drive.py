@@ -11,11 +11,11 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from opensearchpy.exceptions import TransportError
@@ -149,7 +149,7 @@ class Replay:
         task = Task(
             id,
             # A group of its own: offsets of a replay that asked for the same would pass for this one's.
-            context.run.group(f"replay-{id}-{datetime.now(UTC):%Y%m%d%H%M%S}"),
+            context.run.group(f"replay-{id}-{secrets.token_hex(4)}"),
             to or context.plan.index,
             f"{to}.write" if to else context.plan.write_alias,
             "" if to else self.uuid,
