@@ -14,8 +14,8 @@ from reshelve.lease import read_holder
 from reshelve.local.stack import LocalStack
 
 
-def _slow(victim: Victim) -> Victim:
-    victim.write(limits={"documents_per_second": 2_000})
+def _slow(victim: Victim, per_second: int = 2_000) -> Victim:
+    victim.write(limits={"documents_per_second": per_second})
     return victim
 
 
@@ -60,7 +60,7 @@ def test_of_two_page_readers_of_one_name_one_stops(victims: Victims, search: Ope
 
 
 def test_a_run_that_wakes_up_too_late_is_fenced(victims: Victims, search: OpenSearch) -> None:
-    victim = _slow(victims(12_000))
+    victim = _slow(victims(6_000), 400)  # the refused process, too, takes seconds to start
     first = victim.start_run()
     victim.await_more_indexed(500)
     refused = victim.finish(victim.start_run()).expect(3)
