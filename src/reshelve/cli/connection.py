@@ -61,13 +61,15 @@ def cluster_of(bootstrap: str | None, config: Path | None) -> KafkaCluster:
     return KafkaCluster(bootstrap, settings)
 
 
-def spec_or_cluster(name: str, bootstrap: str | None, config: Path | None) -> tuple[Spec | None, KafkaCluster]:
+def spec_or_cluster(
+    name: str, environment: str | None, bootstrap: str | None, config: Path | None
+) -> tuple[Spec | None, KafkaCluster]:
     """The spec, where `name` is the file of one, and the cluster that holds the journal: the spec's, or that of the
-    options. Raises UsageError, SpecError."""
+    options. `environment` is one of the spec's. Raises UsageError, SpecError."""
     file = Path(name)
     if file.suffix not in (".yaml", ".yml") and not file.is_file():
         return None, cluster_of(bootstrap, config)
-    spec = load(file)
+    spec = load(file, environment=environment)
     return spec, KafkaCluster(spec.kafka.bootstrap, spec.kafka.config)
 
 

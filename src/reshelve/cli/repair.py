@@ -11,7 +11,14 @@ import typer
 
 from reshelve.adopt import run_to_repair
 from reshelve.cli.connection import BootstrapOption, ConfigOption, cluster_environment, spec_or_cluster
-from reshelve.cli.options import REPORTS, LevelOption, OwnIndexersOption, OwnKeyReadersOption, ReportsOption
+from reshelve.cli.options import (
+    REPORTS,
+    EnvironmentOption,
+    LevelOption,
+    OwnIndexersOption,
+    OwnKeyReadersOption,
+    ReportsOption,
+)
 from reshelve.cli.output import JsonOption, confirmed, say, show, show_json
 from reshelve.cli.signals import stop_on_signals
 from reshelve.crew import CrewOptions
@@ -35,6 +42,7 @@ def repair(
             metavar="RUN|SPEC", help="A run, a reindex for its newest run, or a spec's file for the index of its alias."
         ),
     ],
+    environment: EnvironmentOption = None,
     check: Annotated[
         str | None, typer.Option(metavar="CHECK", help="Repair what this check found, instead of validating first.")
     ] = None,
@@ -52,7 +60,7 @@ def repair(
 
     Of a spec, the index that its alias points to; where no run has built that, it is adopted.
     Exit code 0 when nothing is left, 3 when something is (with --dry-run: when there is drift)."""
-    spec, cluster = spec_or_cluster(name, bootstrap, config)
+    spec, cluster = spec_or_cluster(name, environment, bootstrap, config)
     run = name if spec is None else str(run_to_repair(spec, say))
     stop = threading.Event()
     stop_on_signals(stop)

@@ -10,7 +10,14 @@ import typer
 
 from reshelve.cli.connection import BootstrapOption, ConfigOption, cluster_environment, spec_or_cluster
 from reshelve.cli.display import STREAM_VERSION, MetricsHostOption, MetricsPortOption, span
-from reshelve.cli.options import REPORTS, LevelOption, OwnIndexersOption, OwnKeyReadersOption, ReportsOption
+from reshelve.cli.options import (
+    REPORTS,
+    EnvironmentOption,
+    LevelOption,
+    OwnIndexersOption,
+    OwnKeyReadersOption,
+    ReportsOption,
+)
 from reshelve.cli.output import JsonOption, say, show, show_error, show_json
 from reshelve.cli.signals import stop_on_signals
 from reshelve.crew import CrewOptions
@@ -32,6 +39,7 @@ def seconds_of(text: str) -> float:
 
 def watch(
     name: Annotated[str, typer.Argument(metavar="SPEC|RUN", help="A spec's file, a reindex, or one run of it.")],
+    environment: EnvironmentOption = None,
     every: Annotated[
         str, typer.Option(metavar="TIME", help="From the beginning of a look to that of the next: 90s, 10m, 6h, 1d.")
     ] = "10m",
@@ -54,7 +62,7 @@ def watch(
 
     With --once: exit code 0 when the index is in sync at the end, 3 when drift is left, 1 when it could not be told."""
     seconds = seconds_of(every)
-    spec, cluster = spec_or_cluster(name, bootstrap, config)
+    spec, cluster = spec_or_cluster(name, environment, bootstrap, config)
     stop = threading.Event()
     stop_on_signals(stop)
     options = CrewOptions(key_readers, indexers, reports, cluster_environment(cluster))
