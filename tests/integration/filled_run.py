@@ -35,7 +35,7 @@ from reshelve.model import (
 )
 from reshelve.plan import make_plan
 from reshelve.receipts import Tiling, tile
-from reshelve.schemas.codec import decode_drifted_key, encode_key_task, encode_watermark
+from reshelve.schemas.codec import decode_drifted_key, encode_key_task, encode_receipt, encode_watermark
 from reshelve.schemas.envelope import envelope_head, seal
 from reshelve.spec import parse
 
@@ -113,6 +113,13 @@ class FilledRun:
                     break
                 except BufferError:
                     producer.poll(0.1)
+        assert producer.flush(30) == 0
+
+    def write_receipts(self, receipts: Sequence[Receipt]) -> None:
+        """Append to `progress`, as page readers would."""
+        producer = self._producer
+        for receipt in receipts:
+            producer.produce(self.context.run.topic("progress"), encode_receipt(receipt))
         assert producer.flush(30) == 0
 
     def change(self, *keys: str) -> None:
@@ -244,6 +251,7 @@ def fill(
     receipts = [_receipt(0, documents, version)]
     run = FilledRun(context, tile([Segment(0, None, None)], receipts), documents, version, uuid, environ, plan_file)
     run.produce(list(documents.items()), version)
+    run.write_receipts(receipts)
     _index(context, documents, version)
     return run
 
