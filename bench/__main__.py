@@ -21,11 +21,14 @@ from bench.live import LiveBench
 from bench.measure import Figure, Measured
 from bench.pipeline import BenchRun
 from bench.report import DEBEZIUM_ROWS_PER_SECOND, TITLES, table, write_latest
+from bench.validation import ValidationBench
 from reshelve.consumers import generation
 from reshelve.errors import ReshelveError
 
 LATEST = Path(__file__).with_name("latest.json")
 LATEST_LIVE = Path(__file__).with_name("latest_live.json")
+LATEST_VALIDATION = Path(__file__).with_name("latest_validation.json")
+_ALONE = ("live", "validation")
 _VARIABLES = ("SOURCE_URL", "OPENSEARCH_URL", "KAFKA_BOOTSTRAP")
 
 
@@ -157,50 +160,72 @@ def say(text: str) -> None:
 
 def main() -> None:
     options = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    options.add_argument("--documents", type=int, default=300_000, help="documents of about 600 bytes (300,000)")
+    options.add_argument(
+        "--documents", type=_sizes, default=(300_000,), help="of about 600 bytes (300000); validation: several sizes"
+    )
     options.add_argument("--rounds", type=int, default=1, help="repeat all steps and take the medians (1)")
-    options.add_argument("--only", default=",".join(TITLES), help="steps, with commas between: %(default)s; or live")
+    options.add_argument(
+        "--only", default=",".join(TITLES), help="steps, with commas between: %(default)s; or live; or validation"
+    )
     options.add_argument("--seconds", type=float, default=20, help="live: of changes at each rate (20)")
     options.add_argument("--burst", type=int, default=100_000, help="live: changes as fast as they are made (100,000)")
     options.add_argument("--heap", default="2g", help="OpenSearch's heap, where the local stack is started (2g)")
     given = options.parse_args()
     only = set(given.only.split(","))
-    if "live" in only and len(only) > 1:
-        options.error("the step live is taken by itself: it has no ceiling")
-    if unknown := only - {*TITLES, "live"}:
-        options.error(f"no such step: {', '.join(sorted(unknown))}; there are {', '.join(TITLES)}, live")
+    if only & {*_ALONE} and len(only) > 1:
+        options.error(f"{' and '.join(_ALONE)} are taken by themselves: they have no ceiling")
+    if unknown := only - {*TITLES, *_ALONE}:
+        options.error(f"no such step: {', '.join(sorted(unknown))}; there are {', '.join((*TITLES, *_ALONE))}")
+    if len(given.documents) > 1 and only != {"validation"}:
+        options.error("several sizes are for the step validation")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the clean-up, as Ctrl-C
     with tempfile.TemporaryDirectory(prefix="reshelve-bench-") as folder, servers(given.heap, Path(folder)):
         try:
             if only == {"live"}:
                 _measure_live(given, Path(folder))
+            elif only == {"validation"}:
+                _measure_validation(given, Path(folder))
             else:
                 _measure(given, only, Path(folder))
         finally:
             dataset.drop(os.environ["SOURCE_URL"])
 
 
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in text.split(","))
+
+
 def _measure(given: argparse.Namespace, only: set[str], folder: Path) -> None:
-    bench = Bench(given.documents, folder)
+    bench = Bench(given.documents[0], folder)
     bench.prepare()
     for _ in range(given.rounds):
         bench.round(only)
     figures = bench.figures()
     print(table(figures, bench.ceilings))
-    write_latest(LATEST, figures, bench.ceilings, given.documents, given.rounds)
+    write_latest(LATEST, figures, bench.ceilings, given.documents[0], given.rounds)
     say(f"also in {LATEST}")
 
 
 def _measure_live(given: argparse.Namespace, folder: Path) -> None:
-    say(f"loading {given.documents:,} documents")
-    dataset.load(os.environ["SOURCE_URL"], given.documents)
-    live = LiveBench(given.documents, folder, say)
+    documents = given.documents[0]
+    say(f"loading {documents:,} documents")
+    dataset.load(os.environ["SOURCE_URL"], documents)
+    live = LiveBench(documents, folder, say)
     live.follow(given.seconds, given.burst)
     for _ in range(given.rounds):
         live.copy()
     print(live.table())
     live.write(LATEST_LIVE)
     say(f"also in {LATEST_LIVE}")
+
+
+def _measure_validation(given: argparse.Namespace, folder: Path) -> None:
+    bench = ValidationBench(folder, say)
+    for documents in given.documents:
+        bench.measure(documents, given.rounds)
+    print(bench.table())
+    bench.write(LATEST_VALIDATION)
+    say(f"also in {LATEST_VALIDATION}")
 
 
 if __name__ == "__main__":
