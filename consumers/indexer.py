@@ -34,6 +34,7 @@ from reshelve.errors import BlockedError
 from reshelve.kafka import KafkaCluster, header_items, kafka_error, may_pass, refusal
 from reshelve.kafka_errors import poll_refusal
 from reshelve.model import WATERMARK_KEY, RunId
+from reshelve.orders import Orders
 from reshelve.reporter import Backoff, Reporter
 from reshelve.schemas.codec import WATERMARK, CodecError, decode_watermark
 from reshelve.schemas.envelope import VERSION_HEADER, EnvelopeReader
@@ -90,11 +91,13 @@ class Indexer:
         check_generation: Callable[[], None],
         reporter: Reporter,
         stretch: Stretch | None = None,
+        orders: Orders | None = None,
     ) -> None:
         self._cluster, self._run, self._writer, self._name = cluster, run, writer, name
         self._partitions, self._connections, self._max_rejects = partitions, in_flight, max_rejects
         self._throttle, self._check_generation, self._reporter = throttle, check_generation, reporter
         self._topic = run.topic("documents")
+        self._orders = orders or Orders.none(reporter)
         self._stretch = stretch
         self._group = run.group("indexer") if stretch is None else stretch.group
         self._wants = None if stretch is None else stretch.wants
@@ -112,7 +115,9 @@ class Indexer:
         stop = self._reporter.stop
         consumer = self._cluster.consumer(self._group, self._settings())
         if self._stretch is None:
-            consumer.subscribe([self._topic], on_revoke=self._on_revoke, on_lost=self._on_lost)
+            consumer.subscribe(
+                [self._topic], on_assign=self._orders.on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
         else:
             starts = self._stretch.starts
             consumer.assign([TopicPartition(self._topic, p, offset) for p, offset in starts.items()])
@@ -120,6 +125,8 @@ class Indexer:
         try:
             while not stop.is_set() and not self._is_done():
                 self._throttled(consumer)
+                if self._stretch is None:
+                    self._orders.admit(consumer)
                 self._check()
                 batches = self._next(consumer)
                 idle = not batches
@@ -136,6 +143,7 @@ class Indexer:
             stop.set()  # requests that wait for the server give up
             pool.shutdown(wait=True, cancel_futures=True)
             consumer.close()
+            self._orders.close()
 
     def _is_done(self) -> bool:
         """Whether a replay's stretch is read, durable and committed."""
@@ -326,6 +334,7 @@ class Indexer:
             self._reporter.stop.wait(min(wait, 0.2))
             self._settle(wait=False)
             self._commit(consumer)
+            self._orders.poll()
             self._reporter.send()
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

@@ -25,6 +25,7 @@ from confluent_kafka import Consumer, Message, Producer
 from reshelve.errors import BlockedError, SourceRefused
 from reshelve.kafka import KafkaCluster
 from reshelve.model import WATERMARK_KEY, RunId, split_key
+from reshelve.orders import Orders
 from reshelve.producers.key_batch import KeyBatch, vanished
 from reshelve.producers.shaping import Shaped, Shaper, produce_when_free
 from reshelve.producers.snapshot import Snapshot, SnapshotReader
@@ -66,6 +67,7 @@ class KeyReader:
         max_document_bytes: int,
         transform: Callable[[dict[str, Any]], object] | None,
         reporter: Reporter,
+        orders: Orders | None = None,
     ) -> None:
         self._cluster, self._run, self._source, self._name = cluster, run, source, name
         self._columns, self._max_rejects, self._reporter = columns, max_rejects, reporter
@@ -74,6 +76,7 @@ class KeyReader:
         self._transactor = Transactor(
             cluster, run, "keys", name, self._changes, source.where, max_document_bytes, reporter
         )
+        self._orders = orders or Orders.none(reporter)
         self._most = MAX_KEYS
         self._rejected: set[bytes] = set()  # without a batch in between that made none
         self._refused: set[bytes] = set()  # of the batch
@@ -81,10 +84,11 @@ class KeyReader:
     def work(self) -> None:
         """Read keys until stopped. Raises ReshelveError when it can't go on."""
         consumer = self._transactor.consumer()
-        consumer.subscribe([self._changes])
+        consumer.subscribe([self._changes], on_assign=self._orders.on_assign)
         try:
             while not self._reporter.stop.is_set():
                 messages = []
+                self._orders.admit(consumer)
                 for message in consumer.consume(self._most, _POLL_S):
                     if (error := message.error()) is not None:
                         self._transactor.on_poll_error(error)
@@ -96,6 +100,7 @@ class KeyReader:
         finally:
             consumer.close()
             self._source.close()
+            self._orders.close()
 
     def _work_on(self, consumer: Consumer, messages: Sequence[Message]) -> None:
         batch = self._batch(messages)

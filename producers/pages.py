@@ -23,6 +23,7 @@ from confluent_kafka import Consumer, Message
 from reshelve.errors import BlockedError
 from reshelve.kafka import KafkaCluster
 from reshelve.model import PageTask, Receipt, RunId, split_key
+from reshelve.orders import Orders
 from reshelve.producers.page import FIRST_PAGE_ROWS, PAGE_SECONDS, Page, PageProducer, PageTooLarge, next_page_rows
 from reshelve.producers.shaping import produce_when_free
 from reshelve.producers.snapshot import SnapshotReader
@@ -65,6 +66,7 @@ class PageReader:
         throttle: Throttle,
         transform: Callable[[dict[str, Any]], object] | None,
         reporter: Reporter,
+        orders: Orders | None = None,
     ) -> None:
         self._cluster, self._run, self._source = cluster, run, source
         self._name, self._columns, self._limits = name, columns, limits
@@ -76,12 +78,12 @@ class PageReader:
         )
         self._rows = FIRST_PAGE_ROWS
         self._rejects = 0
-        self._paused = False
+        self._orders = orders or Orders.none(reporter)
 
     def work(self) -> None:
         """Read pages until stopped. Raises ReshelveError when it can't go on."""
         consumer = self._transactor.consumer()
-        consumer.subscribe([self._pages])
+        consumer.subscribe([self._pages], on_assign=self._orders.on_assign)
         try:
             while not self._reporter.stop.is_set():
                 message = consumer.poll(self._throttled(consumer))
@@ -94,20 +96,17 @@ class PageReader:
         finally:
             consumer.close()
             self._source.close()
+            self._orders.close()
 
     def _throttled(self, consumer: Consumer) -> float:
-        """How long to poll for a task. While the limits ask to wait, the consumer is paused but polled, so that it
-        stays in its group; no task is held meanwhile, since its partition may be given to another reader. One that
-        arrives all the same (of a partition just assigned) is worked on: the bucket is paid afterwards."""
+        """How long to poll for a task. While the run is paused or the limits ask to wait, the consumer is paused but
+        polled, so that it stays in its group; no task is held meanwhile, since its partition may be given to another
+        reader."""
         held = consumer.assignment()
         active = sum(place.partition < self._limits.active_partitions for place in held)
         self._throttle.set_share(active, self._limits.active_partitions)
         wait = self._throttle.wait_s()
-        if wait > 0:
-            consumer.pause(held)
-        elif self._paused:
-            consumer.resume(held)
-        self._paused = wait > 0
+        self._orders.admit(consumer, wait=wait > 0)
         return min(wait, _POLL_S) if wait > 0 else _POLL_S
 
     def _work_on(self, consumer: Consumer, message: Message) -> None:

@@ -1,76 +1,307 @@
-"""What the process that follows a run is told, wherever it runs: the topic `control`, read from its beginning.
+"""What a run is told while it goes on, from anywhere: the topic `control`, read from its beginning.
 
-`retire` ends the following of a run that has completed.
+    pause, resume   no work is taken, or it is taken again; with `ignore_window` also while the window is closed, once
+    hold, release   the same from the run's driver: the window is closed, or a stop signal is up
+    throttle        limits that stand for those of the spec; `reset` takes back what was said before
+    rate            what the driver's adaptive throttle allows now
+    abort           the run ends
+    retire          the following of a run that has completed ends
+
+What stands is a pure fold over the commands. Nobody who reads it waits for anybody else to do so: a worker that starts
+knows what was said before it.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from reshelve.errors import Unreachable
+from reshelve.errors import BlockedError, Unreachable
 from reshelve.kafka import KafkaCluster, may_pass, refusal
 from reshelve.model import RunId
-from reshelve.schemas.codec import COMMAND
+from reshelve.schemas.codec import COMMAND, CodecError
 
-_RETIRE: Final = "retire"
 _SEND_S: Final = 30.0
+_CATCH_UP_S: Final = 30.0
+_LIMITS: Final = ("documents_per_second", "megabytes_per_second")
+OF_THE_DRIVER: Final = frozenset({"rate"})
+"""Commands that say nothing new to the journal: its checkpoints hold what they say."""
 
 
-def retire_follower(cluster: KafkaCluster, run: RunId) -> None:
-    """Tell the process that follows a completed run to end that. Raises ReshelveError."""
-    _send(cluster, run, _RETIRE, {})
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A record of `control`.
+
+    at      milliseconds since 1970 UTC, by the clock of who sent it
+    by      a person, or what in the driver
+    values  what the kind needs besides
+    offset  its place in the topic
+    """
+
+    kind: str
+    at: int
+    by: str
+    why: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    offset: int = -1
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the journal."""
+        asked_at = datetime.fromtimestamp(self.at / 1000, UTC).isoformat(timespec="milliseconds")
+        facts = {"kind": self.kind, "asked_at": asked_at, "by": self.by, "why": self.why}
+        return facts | {"offset": self.offset, **self.values}
 
 
-def _send(cluster: KafkaCluster, run: RunId, kind: str, data: dict[str, Any]) -> None:
-    record = {"kind": kind, "at": int(time.time() * 1000), "data": json.dumps(data)}
-    producer = cluster.producer({"message.timeout.ms": int(_SEND_S * 1000)})
-    failures: list[KafkaException] = []
-    producer.produce(
-        run.topic("control"),
-        COMMAND.encode(record),
-        kind.encode(),
-        partition=0,
-        on_delivery=lambda error, _: failures.append(KafkaException(error)) if error else None,
-    )
-    left = producer.flush(_SEND_S + 5)
-    if failures:
-        raise refusal(failures[0], "cannot send a command to the process that follows the run", cluster.bootstrap)
-    if left:
-        raise Unreachable(
-            "cannot send a command to the process that follows the run",
-            where=cluster.bootstrap,
-            why="it is not acknowledged",
-            remedy="see that the brokers run",
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Why a run takes no work.
+
+    held   by the run's driver, and not by a person
+    since  ISO 8601 UTC
+    """
+
+    by: str
+    why: str
+    since: str
+    held: bool
+
+    def next(self, run: str) -> str:
+        """The command that ends it."""
+        if not self.held:
+            return f"reshelve resume {run}"
+        if self.by == "window":
+            return f"none: it goes on by itself; reshelve resume {run} --ignore-window does not wait"
+        return "none: it goes on by itself once the signal is gone"
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        return f"paused by {self.by} since {self.since}: {self.why or 'no reason given'}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For status, journal and `--json`."""
+        return {"by": self.by, "why": self.why, "since": self.since}
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How fast a run may work, over all its workers; None: as fast as it goes.
+
+    source  who says so: the spec, an operator, or the adaptive throttle with what made it"""
+
+    documents_per_second: float | None
+    megabytes_per_second: float | None
+    source: str
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a limit."""
+        return self.documents_per_second is not None or self.megabytes_per_second is not None
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        said = []
+        if self.documents_per_second is not None:
+            said.append(f"{self.documents_per_second:,.4g} documents/s")
+        if self.megabytes_per_second is not None:
+            said.append(f"{self.megabytes_per_second:,.4g} MB/s")
+        return f"{' and '.join(said) or 'none: as fast as it goes'} ({self.source})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For status, journal and `--json`."""
+        figures = {"documents_per_second": self.documents_per_second, "megabytes_per_second": self.megabytes_per_second}
+        return figures | {"source": self.source}
+
+
+@dataclass(frozen=True, slots=True)
+class ControlState:
+    """What stands of the commands so far.
+
+    paused   by a person
+    held     by the driver
+    resumed  the newest `resume`
+    limits   those that an operator has set, by the names of the spec's; what is not there is as in the spec
+    limited  the newest `throttle`
+    rate     the newest `rate`
+    """
+
+    paused: Command | None = None
+    held: Command | None = None
+    resumed: Command | None = None
+    limits: Mapping[str, float | None] = field(default_factory=dict)
+    limited: Command | None = None
+    rate: Command | None = None
+    aborted: Command | None = None
+    retired: bool = False
+
+    def take(self, command: Command) -> ControlState:
+        """What stands after one more. An unknown kind, of a newer release, changes nothing."""
+        match command.kind:
+            case "pause":
+                return replace(self, paused=command)
+            case "resume":
+                return replace(self, paused=None, resumed=command)
+            case "hold":
+                return replace(self, held=command)
+            case "release":
+                return replace(self, held=None)
+            case "throttle":
+                before = {} if command.values.get("reset") else self.limits
+                said = {name: command.values[name] for name in _LIMITS if name in command.values}
+                return replace(self, limits={**before, **said}, limited=command)
+            case "rate":
+                return replace(self, rate=command)
+            case "abort":
+                return replace(self, aborted=command)
+            case "retire":
+                return replace(self, retired=True)
+        return self
+
+    @property
+    def pause(self) -> Pause | None:
+        """Why no work is taken; a person's word before the driver's."""
+        stands = self.paused or self.held
+        if stands is None:
+            return None
+        since = datetime.fromtimestamp(stands.at / 1000, UTC).isoformat(timespec="seconds")
+        return Pause(stands.by, stands.why, since, stands is self.held)
+
+    def bounds(self, documents_per_second: float | None, megabytes_per_second: float | None) -> Bounds:
+        """What holds now, given the limits of the spec: an operator's word instead of them, and the adaptive throttle
+        within both."""
+        documents = self.limits.get("documents_per_second", documents_per_second)
+        megabytes = self.limits.get("megabytes_per_second", megabytes_per_second)
+        source = f"set by {self.limited.by}" if self.limits and self.limited else "the spec's limits"
+        allowed = self.rate.values.get("documents_per_second") if self.rate else None
+        if self.rate is not None and allowed is not None and (documents is None or allowed < documents):
+            documents, source = float(allowed), f"adaptive throttle: {self.rate.why}"
+        return Bounds(documents, megabytes, source)
+
+
+def fold_commands(commands: Iterable[Command]) -> ControlState:
+    """What stands after all of them."""
+    state = ControlState()
+    for command in commands:
+        state = state.take(command)
+    return state
+
+
+class ControlWriter:
+    """Says things to a run. Raises ReshelveError."""
+
+    def __init__(self, cluster: KafkaCluster, run: RunId) -> None:
+        self._cluster, self._topic = cluster, run.topic("control")
+        self._producer: Producer = cluster.producer({"message.timeout.ms": int(_SEND_S * 1000)})
+
+    def send(self, kind: str, by: str, why: str, values: Mapping[str, Any] | None = None) -> None:
+        """Returns once the brokers have it."""
+        failures: list[KafkaException] = []
+        self._produce(kind, by, why, values, failures)
+        left = self._producer.flush(_SEND_S + 5)
+        what = f"cannot send the command {kind} to the run"
+        if failures:
+            raise refusal(failures[0], what, self._cluster.bootstrap)
+        if left:
+            raise Unreachable(
+                what, where=self._cluster.bootstrap, why="it is not acknowledged", remedy="see that the brokers run"
+            )
+
+    def post(self, kind: str, by: str, why: str, values: Mapping[str, Any] | None = None) -> None:
+        """Does not wait: who posts sees by the topic whether it came, and posts again."""
+        self._produce(kind, by, why, values, [])
+        self._producer.poll(0)
+
+    def _produce(
+        self, kind: str, by: str, why: str, values: Mapping[str, Any] | None, failures: list[KafkaException]
+    ) -> None:
+        data = json.dumps({"by": by, "why": why, **(values or {})}, ensure_ascii=False)
+        self._producer.produce(
+            self._topic,
+            COMMAND.encode({"kind": kind, "at": int(time.time() * 1000), "data": data}),
+            kind.encode(),
+            partition=0,
+            on_delivery=lambda error, _: failures.append(KafkaException(error)) if error else None,
         )
 
 
 class ControlReader:
-    """The commands as that process sees them. Not thread-safe."""
+    """Follows the commands of a run. Not thread-safe."""
 
     def __init__(self, cluster: KafkaCluster, run: RunId) -> None:
         self._cluster, self._topic = cluster, run.topic("control")
-        self._consumer: Consumer = cluster.consumer(run.group("control"), {"auto.offset.reset": "earliest"})
+        self._consumer: Consumer = cluster.consumer(
+            run.group("control"),
+            {"auto.offset.reset": "earliest", "queued.max.messages.kbytes": 1024, "enable.partition.eof": True},
+        )
         self._consumer.assign([TopicPartition(self._topic, 0, OFFSET_BEGINNING)])
-        self._retired = False
+        self.state = ControlState()
+        self.commands: list[Command] = []
+        """Those that came with the last `poll` or `catch_up`."""
+        self._at_end = False
 
-    def retired(self) -> bool:
-        """Whether the following is to end, as far as the commands have arrived. Raises ReshelveError."""
-        self._read()
-        return self._retired
+    def catch_up(self) -> ControlState:
+        """What stands once everything that was said until now is read. Raises ReshelveError."""
+        deadline = time.monotonic() + _CATCH_UP_S
+        self._at_end, came = False, []
+        while not self._at_end:
+            self._read(0.2)
+            came += self.commands
+            if time.monotonic() > deadline:
+                raise Unreachable(
+                    "cannot read what the run was told",
+                    where=f"{self._cluster.bootstrap}, topic {self._topic}",
+                    why=f"its end was not reached within {_CATCH_UP_S:.0f} s",
+                    remedy="see that the brokers run",
+                )
+        self.commands = came
+        return self.state
 
-    def _read(self) -> None:
-        for message in self._consumer.consume(100, 0):
+    def poll(self) -> ControlState:
+        """What stands, as far as it has arrived; does not wait. Raises ReshelveError."""
+        self._read(0)
+        return self.state
+
+    def _read(self, wait: float) -> None:
+        self.commands = []
+        for message in self._consumer.consume(100, wait):
             error = message.error()
             if error is None:
-                command = COMMAND.decode(message.value() or b"")
-                if command["kind"] == _RETIRE:
-                    self._retired = True
+                command = _decode(message)
+                self.commands.append(command)
+                self.state = self.state.take(command)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._at_end = True
             elif not may_pass(error):
                 raise refusal(error, f"cannot read topic {self._topic}", self._cluster.bootstrap)
 
     def close(self) -> None:
         self._consumer.close()
+
+
+def read_control(cluster: KafkaCluster, run: RunId, *, timeout: float) -> ControlState:
+    """What stands now. Raises ReshelveError; a run whose topic is not made yet, or is gone, was told nothing."""
+    topic = run.topic("control")
+    if not cluster.topics(topic, timeout=timeout):
+        return ControlState()
+    return fold_commands(_decode(message) for message in cluster.read(topic, [0], idle=timeout))
+
+
+def _decode(message: Message) -> Command:
+    try:
+        record = COMMAND.decode(message.value() or b"")
+    except CodecError as error:
+        raise BlockedError(
+            f"record {message.offset()} of {message.topic()} is no command",
+            why=str(error),
+            remedy="something else wrote to the run's topic; start a new run with --new",
+        ) from None
+    values = json.loads(record["data"])
+    by, why = values.pop("by", ""), values.pop("why", "")
+    return Command(record["kind"], record["at"], by, why, values, message.offset() or 0)

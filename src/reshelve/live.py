@@ -76,16 +76,20 @@ class LiveChanges:
         return self._context.version_now("reshelve run")
 
     def end(self) -> None:
-        """Drop slot and publication: from then on the source keeps no WAL for the run. The index, where there is one,
-        gets the settings that following had kept from it."""
+        """Drop slot and publication. The index, where there is one, gets the settings that following had kept from
+        it."""
+        self.drop()
+        if self._state.index_uuid:
+            generation.release(self._context.opensearch, self._context.plan.index, self._context.plan.definition)
+
+    def drop(self) -> None:
+        """Drop slot and publication: from then on the source keeps no WAL for the run."""
         if self._plan.mode == "replication" and "slot_dropped" not in self._state.facts:
             with source_session(self._url, "reshelve run") as connection:
                 drop_slot(connection, self._plan.slot)
                 if self._plan.owns_publication:
                     drop_publication(connection, self._plan.publication)
             self._record("slot_dropped", {"slot": self._plan.slot})
-        if self._state.index_uuid:
-            generation.release(self._context.opensearch, self._context.plan.index, self._context.plan.definition)
 
 
 def _texts(offsets: dict[int, int]) -> dict[str, int]:

@@ -68,6 +68,7 @@ class Metrics(ServedCollector):
         yield gauge("reshelve_documents_expected", "Documents of the source, estimated.", plan.estimated_documents)
         if progress is not None:
             yield from _copy(progress)
+            yield from _held_back(progress)
             if progress.followed:
                 yield from _changes(progress)
 
@@ -90,6 +91,18 @@ def _copy(progress: Progress) -> Iterator[Metric]:
     for role, number in sorted(Counter(str(report["role"]) for report in progress.workers).items()):
         workers.add_metric([role], number)
     yield workers
+
+
+def _held_back(progress: Progress) -> Iterator[Metric]:
+    yield gauge("reshelve_paused", "1 while the run takes no work: told so, window closed, or stop signal.",
+                 float(progress.pause is not None))  # fmt: skip
+    bounds = progress.bounds
+    if bounds is not None and bounds.documents_per_second is not None:
+        yield gauge("reshelve_limit_documents_per_second", "Documents a second that the run may do at most now.",
+                     bounds.documents_per_second)  # fmt: skip
+    if bounds is not None and bounds.megabytes_per_second is not None:
+        yield gauge("reshelve_limit_bytes_per_second", "Bytes a second that the run may do at most now.",
+                     bounds.megabytes_per_second * 1e6)  # fmt: skip
 
 
 def _changes(progress: Progress) -> Iterator[Metric]:

@@ -13,6 +13,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartiti
 from reshelve.applied import Applied, oldest, seconds_behind
 from reshelve.consumers.reject_ledger import RejectLedger
 from reshelve.context import RunContext
+from reshelve.control import Bounds, Pause
 from reshelve.errors import AccessRefused, BlockedError
 from reshelve.kafka import header_items, refusal
 from reshelve.model import Receipt
@@ -41,6 +42,8 @@ class Progress:
     at_ms            when this picture was made, milliseconds since 1970 UTC
     applied          applied clock by partition; empty when changes are not followed
     key_positions, change_ends  the same as `committed` and `ends`, of the key readers and `changes`
+    pause            why no work is taken; None when it is
+    bounds           the limits that hold
     reject_records   records of `rejects` that are no resolutions: a key counts as often as it was rejected
     """
 
@@ -58,6 +61,8 @@ class Progress:
     applied: Mapping[int, Applied | None] = field(default_factory=dict)
     key_positions: Mapping[int, int] = field(default_factory=dict)
     change_ends: Mapping[int, int] = field(default_factory=dict)
+    pause: Pause | None = None
+    bounds: Bounds | None = None
     reject_records: int = 0
 
     @property
@@ -136,6 +141,8 @@ class Progress:
             "read_per_second": self.read_rate.minute,
             "indexed_per_second": self.index_rate.minute,
             "waiting": list(self.waiting),
+            "paused": None if self.pause is None else self.pause.as_dict(),
+            "limit": None if self.bounds is None else self.bounds.as_dict(),
         } | (self._changes() if self.followed else {})
 
     def _changes(self) -> dict[str, Any]:

@@ -59,6 +59,7 @@ class Reporter:
         self._producer = cluster.producer({"queue.buffering.max.messages": 1000, "message.timeout.ms": 10000})
         self._counts: Counter[str] = Counter()
         self._waiting = self._blocked = ""
+        self.paused = False
         self._clock, self._sent = clock, 0.0
         self._lock = Lock()
 
@@ -79,8 +80,12 @@ class Reporter:
         with self._lock:
             changed, self._waiting = reason != self._waiting, reason
         if changed:
-            print(f"{self.role} {self.worker}: {reason or 'going on'}", file=sys.stderr, flush=True)  # noqa: T201
+            self.say(reason or "going on")
         self.send(force=changed)
+
+    def say(self, text: str) -> None:
+        """A line for the worker's log."""
+        print(f"{self.role} {self.worker}: {redact(text)}", file=sys.stderr, flush=True)  # noqa: T201
 
     @property
     def reason(self) -> str:

@@ -24,12 +24,12 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from reshelve.abort import Ending, abort_run
 from reshelve.consumers import generation
 from reshelve.consumers.reject_picture import look_at_rejects
 from reshelve.context import RunContext
-from reshelve.control import ControlReader
 from reshelve.cutover import cut_over, gather
-from reshelve.errors import BlockedError, GateClosed, Interrupted, ReshelveError, Unreachable
+from reshelve.errors import AbortedError, BlockedError, GateClosed, Interrupted, ReshelveError, Unreachable
 from reshelve.gates import GateFacts, LiveFacts, gates
 from reshelve.live import LiveChanges
 from reshelve.model import facts
@@ -47,6 +47,7 @@ from reshelve.validator.verdict import Validation
 
 _CUTOVER_RETRY_S: Final = 2.0
 _SAY_S: Final = 60.0
+_SWAP_ENDS_S: Final = 180.0  # a request whose answer is lost, and the alias read back: an abort has to see its end
 
 
 class Run:
@@ -63,7 +64,10 @@ class Run:
         """Go through the stages. Raises what ends the run early, after it is in the journal."""
         watch = self._watch
         try:
-            self._go()
+            self._go_unless_aborted()
+        except AbortedError:
+            watch.report()
+            raise
         except (Interrupted, KeyboardInterrupt):
             watch.record_end("interrupted", {})
             raise
@@ -85,6 +89,19 @@ class Run:
             ends = f"`reshelve retire {run}`" if self._state.following else f"`reshelve clean {run}`"
             self._watch.observer.say(f"slot {slot} keeps the source's WAL until the run goes on; {ends} drops it")
 
+    def _go_unless_aborted(self) -> None:
+        """Raises AbortedError once the run has come to that end."""
+        try:
+            self._go()
+        except AbortedError:
+            watch, asked = self._watch, self._watch.control.aborted
+            assert asked is not None, "who aborted it?"
+            watch.children.stop()
+            if abort_run(self._context, self._state, asked, watch.record, watch.observer.say) is not Ending.COMPLETE:
+                raise
+            self._fed = False  # its workers are stopped
+            self._close()
+
     def _go(self) -> None:
         if self._state.following:
             self._keep_following()
@@ -93,6 +110,8 @@ class Run:
             self._close()
             return
         self._watch.enter("create")
+        if not self._state.index_uuid:
+            self._watch.await_resume()
         self._create()
         self._copy()
         if self._options.until == "copied":
@@ -280,11 +299,12 @@ class Run:
             found = gather(
                 context, self._watch.last.tiling, validation, uuid, live, queries, report=self._watch.observer.say
             )
-            swap_alias(context, found, self._watch.record, self._watch.say)
+            swap_alias(context, found, self._watch.record, self._watch.say_unless_paused)
 
         while True:
+            self._watch.until(lambda now: now.pause is None)
             try:
-                self._watch.beside(swap)
+                self._watch.beside(swap, patience_s=_SWAP_ENDS_S)
                 self._watch.observer.say(f"alias {context.plan.alias} now points to {context.plan.index}")
                 return
             except Unreachable as error:  # each step looks first at what is done already
@@ -294,7 +314,8 @@ class Run:
                 if not error.passing:
                     raise
                 self._watch.observer.say(f"waiting to cut over: {error.why}")
-                self._await_closeness()
+                if self._followed:
+                    self._await_closeness()
 
     def _close(self) -> None:
         self._watch.enter("close")
@@ -325,11 +346,7 @@ class Run:
         self._watch.enter(FOLLOW)
         self._watch.observer.say(f"following changes until `reshelve retire {self._context.run}`")
         self._follow()
-        control = ControlReader(self._context.cluster, self._context.run)
-        try:
-            self._watch.until(lambda _: control.retired())
-        finally:
-            control.close()
+        self._watch.until(lambda _: self._watch.control.retired)
         self._end_changes()
         self._watch.record("retired", {"why": "as asked for"})
         self._watch.report()

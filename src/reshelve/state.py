@@ -28,6 +28,7 @@ class RunState:
     errors      everything that went wrong on the way, oldest first
     waivers     who waived which rejects and why, oldest first
     redriven    how many rejects were read again and accepted
+    commands    what the run was told by people, or by its driver, oldest first
     """
 
     run: RunId
@@ -47,6 +48,7 @@ class RunState:
     errors: list[dict[str, Any]] = field(default_factory=list)
     waivers: list[dict[str, Any]] = field(default_factory=list)
     redriven: int = 0
+    commands: list[dict[str, Any]] = field(default_factory=list)
     events: int = 0
     last_at: str = ""
 
@@ -134,6 +136,8 @@ class RunState:
                 self.waivers.append({"at": event.at, **data})
             case "redriven":
                 self.redriven += int(data["accepted"])
+            case "command":
+                self.commands.append({"at": event.at, **data})
             case "rolled_back":
                 self.rolled_back = True
             case "cleaned":

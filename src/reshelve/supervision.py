@@ -11,11 +11,13 @@ from typing import Any, Final, Protocol, TypeVar
 
 from reshelve.children import Children, beside
 from reshelve.consumers.reject_picture import look_at_rejects
-from reshelve.errors import BlockedError, Interrupted, Unreachable
+from reshelve.control import ControlState
+from reshelve.errors import BlockedError, GateClosed, Interrupted, Unreachable
 from reshelve.progress import Progress, ProgressReader
 from reshelve.reject_limit import RejectLimit
 from reshelve.report import save_report
 from reshelve.session import Session, follower_session
+from reshelve.steering import Steering
 
 T = TypeVar("T")
 FOLLOW: Final = "follow"
@@ -61,6 +63,7 @@ class Supervision:
         self.children = Children(str(self.context.run), options.environ, self._folder / "logs", self._on_death)
         self.stage = ""
         self._reader: ProgressReader | None = None
+        self._steering: Steering | None = None
         self._progress: Progress | None = None
         self._checkpoint_at = 0.0
         self._checkpoint: dict[str, Any] = {}
@@ -73,6 +76,8 @@ class Supervision:
         self.children.stop()
         if self._reader is not None:
             self._reader.close()
+        if self._steering is not None:
+            self._steering.close()
         self._session.lease.release()
 
     def follow_only(self) -> None:
@@ -87,6 +92,11 @@ class Supervision:
         """The newest picture, once there was one."""
         assert self._progress is not None
         return self._progress
+
+    @property
+    def control(self) -> ControlState:
+        """What the run was told so far."""
+        return ControlState() if self._steering is None else self._steering.control
 
     def enter(self, stage: str) -> None:
         self.stage = stage
@@ -125,10 +135,11 @@ class Supervision:
     def tick(self) -> Progress:
         self._go_on()
         self._session.lease.poll()
+        steering = self._steer()
         self.children.tend()
         if self._reader is None:
             self._reader = ProgressReader(self.context)
-        progress = self._progress = self._reader.poll()
+        progress = self._progress = steering.shown(self._reader.poll())
         if self._limit.due(progress.reject_records) and time.monotonic() >= self._count_at:
             self._count_rejects(progress.reject_records)
         self.observer.progress(self.stage, progress)
@@ -166,16 +177,31 @@ class Supervision:
         self.children.tend()
         self.keep_lease()
 
-    def beside(self, work: Callable[[], T], *, watch: Callable[[], object] | None = None) -> T:
+    def beside(
+        self, work: Callable[[], T], *, watch: Callable[[], object] | None = None, patience_s: float = _END_S
+    ) -> T:
         """Do something that blocks, while the workers are watched all the same. When the watching ends it, the work
-        gets half a minute to end: it asks by `say` whether to go on."""
-        return beside(work, watch or self.tick, patience_s=_END_S)
+        gets `patience_s` seconds to end: it asks by `say` whether to go on."""
+        return beside(work, watch or self.tick, patience_s=patience_s)
 
     def keep_lease(self) -> None:
         """To watch when there are no workers yet."""
         self._go_on()
         self._session.lease.poll()
+        self._steer()
         self._stop.wait(_TICK_S)
+
+    def await_resume(self) -> None:
+        """Until the run is not paused; for when there are no workers yet."""
+        while self._steer().pause is not None:
+            self.keep_lease()
+
+    def _steer(self) -> Steering:
+        """Raises AbortedError when the run is to end."""
+        if self._steering is None:
+            self._steering = Steering(self.context, self._session.state, self.record, self.observer.say)
+        self._steering.poll()
+        return self._steering
 
     def say(self, text: str) -> None:
         """For what may wait long, such as for copies before the swap: a stop that is asked for meanwhile ends it.
@@ -184,6 +210,15 @@ class Supervision:
             self.observer.say(text)
         self._go_on()
 
+    def say_unless_paused(self, text: str) -> None:
+        """The same for what must not be begun while the run is paused. Raises GateClosed then. Thread-safe."""
+        self.say(text)
+        pause = self.control.pause
+        if pause is not None:
+            closed = GateClosed("the run is paused", where=str(self.context.run), why=pause.text)
+            closed.passing = True
+            raise closed
+
     def wait(self, seconds: float) -> None:
         """Let time pass, and watch all the same."""
         deadline = time.monotonic() + seconds
@@ -191,7 +226,10 @@ class Supervision:
             self.tick()
 
     def _go_on(self) -> None:
-        """Raises Interrupted when a stop was asked for."""
+        """Raises Interrupted when a stop was asked for, AbortedError when the end of the run was."""
+        aborting = None if self._steering is None else self._steering.aborting
+        if aborting is not None:
+            raise aborting
         if self._stop.is_set():
             raise Interrupted(
                 f"stopped in stage {self.stage}",

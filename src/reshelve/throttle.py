@@ -42,8 +42,11 @@ class TokenBucket:
         return max(0.0, -self._balance / self._rate)
 
     def set_rate(self, rate: float | None) -> None:
-        """Change the rate from now on; what is owed stays owed."""
+        """Change the rate from now on. What is owed stays owed, but takes no longer to pay than it would have: a limit
+        that falls to a hundredth must not stop the work for minutes."""
         self._refill()
+        if rate is not None and self._rate is not None and rate < self._rate and self._balance < 0:
+            self._balance *= rate / self._rate
         self._rate = rate
 
     def _refill(self) -> None:
@@ -76,10 +79,17 @@ class Throttle:
         if held <= 0 or of <= 0:
             return  # it holds nothing, so nothing is drawn either
         self.share = min(1.0, held / of)
-        if self._documents_per_second is not None:
-            self._documents.set_rate(self._documents_per_second * self.share)
-        if self._megabytes_per_second is not None:
-            self._bytes.set_rate(self._megabytes_per_second * 1e6 * self.share)
+        self._divide()
+
+    def set_limits(self, documents_per_second: float | None, megabytes_per_second: float | None) -> None:
+        """From now on these are the run's limits."""
+        self._documents_per_second, self._megabytes_per_second = documents_per_second, megabytes_per_second
+        self._divide()
+
+    def _divide(self) -> None:
+        documents, megabytes = self._documents_per_second, self._megabytes_per_second
+        self._documents.set_rate(None if documents is None else documents * self.share)
+        self._bytes.set_rate(None if megabytes is None else megabytes * 1e6 * self.share)
 
     @property
     def documents_per_second(self) -> float | None:

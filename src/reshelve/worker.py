@@ -27,6 +27,7 @@ from reshelve.errors import ReshelveError, TargetRefused
 from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster, refusal
 from reshelve.model import RunId
+from reshelve.orders import Orders
 from reshelve.reporter import Reporter
 from reshelve.spec import Limits
 from reshelve.state import RunState, find_run, fold
@@ -124,6 +125,7 @@ def _page_reader(context: RunContext, _state: RunState, name: str, reporter: Rep
     from reshelve.producers.pages import PageLimits, PageReader
 
     limits = context.spec.limits
+    throttle = Throttle(limits.documents_per_second, limits.megabytes_per_second)
     return PageReader(
         context.cluster,
         context.run,
@@ -135,9 +137,10 @@ def _page_reader(context: RunContext, _state: RunState, name: str, reporter: Rep
             max_rejects=limits.max_rejects,
             max_document_bytes=context.spec.kafka.max_document_bytes,
         ),
-        throttle=Throttle(limits.documents_per_second, limits.megabytes_per_second),
+        throttle=throttle,
         transform=context.transform,
         reporter=reporter,
+        orders=Orders.of_run(context.cluster, context.run, limits, throttle, reporter),
     )
 
 
@@ -190,6 +193,7 @@ def _key_reader(context: RunContext, _state: RunState, name: str, reporter: Repo
         max_document_bytes=context.spec.kafka.max_document_bytes,
         transform=context.transform,
         reporter=reporter,
+        orders=Orders.of_run(context.cluster, context.run, context.spec.limits, None, reporter),
     )
 
 
@@ -201,7 +205,7 @@ def _indexer(context: RunContext, state: RunState, name: str, reporter: Reporter
     limits, target = context.spec.limits, context.spec.target.opensearch
     client = connect(target, connections=limits.in_flight + 1)
     where = f"{context.plan.spec['target']['opensearch']['url']}"
-
+    throttle = Throttle(limits.documents_per_second, limits.megabytes_per_second)
     return Indexer(
         context.cluster,
         context.run,
@@ -211,9 +215,10 @@ def _indexer(context: RunContext, state: RunState, name: str, reporter: Reporter
         in_flight=limits.in_flight,
         max_rejects=limits.max_rejects,
         max_document_bytes=context.spec.kafka.max_document_bytes,
-        throttle=Throttle(limits.documents_per_second, limits.megabytes_per_second),
+        throttle=throttle,
         check_generation=lambda: require_generation(client, context.plan.index, state.index_uuid, where),
         reporter=reporter,
+        orders=Orders.of_run(context.cluster, context.run, limits, throttle, reporter),
     )
 
 

@@ -61,6 +61,7 @@ def test_the_figures_are_those_of_the_progress(metrics: Metrics) -> None:
         "reshelve_documents_indexed": seen.indexed,
         "reshelve_segments": 1,
         "reshelve_segments_covered": 1,
+        "reshelve_paused": 0,
         "reshelve_rejects": 3,
         "reshelve_waiting": 1,
         "reshelve_seconds_behind": 2.5,

@@ -66,6 +66,25 @@ def test_no_limit_never_waits() -> None:
     assert bucket.wait_s() == 0
 
 
+def test_a_rate_that_falls_takes_no_longer_to_pay_what_is_owed() -> None:
+    bucket = TokenBucket(10_000, clock=Clock())
+    bucket.take(5_000)
+    bucket.set_rate(10)
+    assert bucket.wait_s() == pytest.approx(0.5)
+
+
+def test_limits_change_on_the_way() -> None:
+    clock = Clock()
+    throttle = Throttle(None, None, clock=clock)
+    throttle.set_share(1, 2)
+    throttle.set_limits(100, None)
+    throttle.take(100, 10**9)
+    assert throttle.wait_s() == pytest.approx(2)
+    throttle.set_limits(None, None)
+    assert throttle.wait_s() == 0
+    assert throttle.documents_per_second is None
+
+
 @pytest.mark.parametrize("rate", [0, -1])
 def test_a_rate_that_is_none_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="not positive"):

@@ -79,6 +79,8 @@ def summary(stage: str, progress: Progress, expected: int) -> str:
     )
     if progress.followed:
         text += f", {behind(progress)}"
+    if progress.bounds is not None and progress.bounds.any:
+        text += f", limit {progress.bounds.text}"
     if progress.rejects:
         text += f", rejects {count(progress.rejects)}"
     if stage in ("copy", "index"):
@@ -161,6 +163,8 @@ class LiveDisplay:
         head = Text(f"{self._plan.run}  {stage}", style="bold")
         head.append(f"  since {span(time.monotonic() - self._since)}", style="dim")
         tail = [Text(f"time left {eta(progress, expected)} · safe to stop: yes (Ctrl-C; the same command resumes)")]
+        if progress.bounds is not None and progress.bounds.any:
+            tail.insert(0, Text(f"limit {progress.bounds.text}"))
         if progress.followed:
             tail.insert(0, Text(f"changes {behind(progress)}"))
         if progress.rejects:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -18,6 +19,10 @@ EnvironmentOption = Annotated[
 ]
 KeyReadersOption = Annotated[int, typer.Option(min=0, help="Key readers on this machine.")]
 IndexersOption = Annotated[int, typer.Option(min=0, help="Indexers on this machine.")]
+ByOption = Annotated[
+    str | None, typer.Option("--by", metavar="NAME", help="Who wants it. By default the user of this system.")
+]
+WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="Why; it is shown and journaled.")]
 OwnKeyReadersOption = Annotated[int, typer.Option(min=1, help="Key readers, where no process follows the run.")]
 OwnIndexersOption = Annotated[int, typer.Option(min=1, help="Indexers, where no process follows the run.")]
 ReportsOption = Annotated[Path, typer.Option(help="Folder for reports and logs, one folder for each run.")]
@@ -26,3 +31,13 @@ LevelOption = Annotated[
     list[str] | None,
     typer.Option(help=f"What to look at, once for each: {', '.join(LEVELS)}. By default what the spec says."),
 ]
+
+
+def operator(by: str | None = None) -> str:
+    """Who gives a command: the name that was given, else that of the system's user."""
+    if by:
+        return by
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"  # a user without a name, as in some containers

@@ -8,9 +8,10 @@ from typing import Annotated, Final
 import typer
 
 from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_of
+from reshelve.cli.options import operator
 from reshelve.cli.output import JsonOption, confirmed, say, show, show_json
 from reshelve.consumers import generation
-from reshelve.control import retire_follower
+from reshelve.control import ControlWriter
 from reshelve.errors import AbortedError, UsageError
 from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster
@@ -41,7 +42,7 @@ def retire(
     question = f"Alias {context.plan.alias} points to its index: searches will find no more changes. Go on?"
     if context.plan.index in searched and not yes and not confirmed(question):
         raise AbortedError("the run is followed as before", remedy="retire the generation that nobody searches")
-    retire_follower(cluster, state.run)
+    ControlWriter(cluster, state.run).send("retire", operator(), "")
     if read_holder(cluster, str(state.run)) is None or not _ended_itself(cluster, state):
         session = follower_session(cluster, context, state, say)
         try:

@@ -13,6 +13,7 @@ from reshelve.applied import oldest, seconds_behind
 from reshelve.cli.connection import BootstrapOption, ConfigOption, cluster_of
 from reshelve.cli.display import megabytes, span
 from reshelve.cli.output import JsonOption, say, show, show_columns, show_json
+from reshelve.control import ControlState, read_control
 from reshelve.errors import ReshelveError, UsageError
 from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster
@@ -24,7 +25,7 @@ from reshelve.state import ENDED, RunState, find_run, fold
 
 _WATCH_S: Final = 2.0
 _OFFSETS_TIMEOUT_S: Final = 5.0
-_AT_WORK: Final = ("running", "following")
+_AT_WORK: Final = ("running", "following", "paused")
 
 
 def status(
@@ -42,7 +43,7 @@ def status(
     cluster = cluster_of(bootstrap, config)
     while True:
         state, holder = _look(cluster, run)
-        found = status_facts(state, holder, _changes_now(cluster, state))
+        found = status_facts(state, holder, _changes_now(cluster, state), _control_now(cluster, state))
         if as_json:
             show_json(found)
         else:
@@ -130,19 +131,42 @@ def _changes_now(cluster: KafkaCluster, state: RunState) -> dict[str, Any]:
     }
 
 
+def _control_now(cluster: KafkaCluster, state: RunState) -> ControlState:
+    """What the run was told, also when nobody drives it; nothing where that is of no interest any more, or brokers
+    don't tell."""
+    if state.cleaned or (state.ended and not state.following):
+        return ControlState()
+    try:
+        return read_control(cluster, state.run, timeout=_OFFSETS_TIMEOUT_S)
+    except ReshelveError as error:
+        say(f"whether it is paused is not known: {error}")
+        return ControlState()
+
+
 def status_facts(
-    state: RunState, holder: Holder | None, changes_now: Mapping[str, Any] | None = None
+    state: RunState,
+    holder: Holder | None,
+    changes_now: Mapping[str, Any] | None = None,
+    control: ControlState | None = None,
 ) -> dict[str, Any]:
     """The status as data: state, reason, since, next command; then how far it is. `changes_now` stands for what the
     checkpoint says of changes."""
     shown, reason, command = _judge(state, holder)
     checkpoint = state.facts.get("checkpoint", {}) | dict(changes_now or {})
+    control = control or ControlState()
+    since, pause = state.since, control.pause
+    if pause is not None and shown in _AT_WORK:
+        shown, reason, since, command = "paused", pause.text, pause.since, pause.next(str(state.run))
+    elif pause is not None:
+        reason = f"{reason}; {pause.text}"
     return {
         "run": str(state.run),
         "state": shown,
         "reason": reason,
-        "since": state.since,
+        "since": since,
         "next": command,
+        "paused": None if pause is None else pause.as_dict(),
+        "limit": _limit(state, control),
         "stage": state.stage,
         "environment": state.environment or None,
         "owner": state.owner or None,
@@ -161,6 +185,15 @@ def status_facts(
         "rolled_back": state.rolled_back,
         "cleaned": state.cleaned,
     }
+
+
+def _limit(state: RunState, control: ControlState) -> dict[str, Any] | None:
+    """The limit that binds now; None where none does any more, or yet."""
+    limits = state.facts.get("started", {}).get("limits")
+    if limits is None or (state.ended and not state.following):
+        return None
+    bounds = control.bounds(limits["documents_per_second"], limits["megabytes_per_second"])
+    return bounds.as_dict() | {"text": bounds.text}
 
 
 def _changes(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -229,6 +262,8 @@ def _text(found: dict[str, Any]) -> str:
     ]
     if found["environment"]:
         lines.append(f"  environment {found['environment']}")
+    if found["limit"]:
+        lines.append(f"  limit       {found['limit']['text']}")
     if found["changes"]:
         lines += _change_lines(found["changes"])
     checkpoint = found["checkpoint"]
