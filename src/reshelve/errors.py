@@ -9,6 +9,7 @@
     │   ├── SourceRefused          exit 3   the snapshot clock would not hold on this source
     │   ├── TargetRefused          exit 3   the index, its alias or its cluster is not as planned
     │   ├── LeaseHeld              exit 3   another process runs the same reindex
+    │   ├── ApprovalMissing        exit 3   nobody who may has approved this plan, or this swap
     │   └── GateClosed             exit 3   the cut-over has a gate that is not open
     ├── AbortedError               exit 4   somebody cancelled the run
     └── Interrupted                exit 130 Ctrl-C or SIGTERM; running it again resumes
@@ -135,6 +136,12 @@ class LeaseHeld(BlockedError):
     """Another process runs the same reindex."""
 
     code = "lease"
+
+
+class ApprovalMissing(BlockedError):
+    """Nobody who may has approved what is about to be done."""
+
+    code = "approval"
 
 
 class GateClosed(BlockedError):

@@ -23,6 +23,9 @@ from reshelve.redaction import redact_facts
 from reshelve.schemas.codec import EVENT, CodecError
 
 PLANNED: Final = "planned"
+APPROVED: Final = "approved"
+APPROVAL_USED: Final = "approval_used"
+_AS_IT_IS: Final = frozenset({PLANNED, APPROVED, APPROVAL_USED})
 _MAX_EVENT_BYTES: Final = 8 * 1024 * 1024
 _TIMEOUT_S: Final = 10.0
 
@@ -45,9 +48,10 @@ class Event:
         """The entry that follows `last`. Secrets in `data` are masked before anything is hashed.
 
         A plan is taken as it is: it refers to its secrets by name, a run can't go on without those names, and
-        a password that is also a word of the plan ("postgres") would spoil it."""
+        a password that is also a word of the plan ("postgres") would spoil it. So is an approval, of which a signature
+        covers every byte, and which holds names and identifiers only."""
         masked = json.loads(json.dumps(data, ensure_ascii=False, default=str))
-        if kind != PLANNED:
+        if kind not in _AS_IT_IS:
             masked = redact_facts(masked)
         sequence, previous = (0, "") if last is None else (last.sequence + 1, last.hash)
         event = cls(str(run), sequence, at.isoformat(timespec="milliseconds"), kind, masked, previous, "")

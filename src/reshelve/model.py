@@ -283,3 +283,14 @@ JOURNAL_TOPIC: Final = "reshelve.journal"
 def facts(value: Any) -> dict[str, Any]:
     """A frozen dataclass as plain JSON-able data."""
     return asdict(value)
+_APPROVALS: Final = "approvals"
+
+
+def approvals_of(reindex: str) -> RunId:
+    """The key of the journal's entries that hold the approvals of a reindex: they are of plans, and of no run."""
+    return RunId(reindex, _APPROVALS)
+
+
+def is_run(key: str) -> bool:
+    """Whether a key of the journal is a run, and not that of a reindex's approvals."""
+    return not key.endswith(f".{_APPROVALS}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any, Final
 
 from reshelve.plan import Plan, hashed_facts
@@ -61,7 +61,7 @@ def _is_list(value: object) -> bool:
 def _pair(before: object, after: object) -> tuple[str, str]:
     """Both as short texts, from a little before the place where they part."""
     texts = [_ABSENT if value is None else " ".join(str(value).split()) for value in (before, after)]
-    same = len(commonprefix(texts))
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False)))
     start = same - _CONTEXT if same > _SHOWN // 2 else 0
     one, other = (("…" if start else "") + text[start:] for text in texts)
     return _short(one), _short(other)

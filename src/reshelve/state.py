@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from reshelve.errors import UsageError
 from reshelve.journal import Event
-from reshelve.model import RunId
+from reshelve.model import RunId, is_run
 from reshelve.plan import Plan
 
 ENDED: Final = frozenset({"completed", "aborted"})
@@ -176,3 +176,5 @@ def find_run(states: dict[str, RunState], name: str) -> RunState:
 
 def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
+        if not is_run(event.run):
+            continue
