@@ -278,11 +278,6 @@ class RunId:
 
 
 JOURNAL_TOPIC: Final = "reshelve.journal"
-
-
-def facts(value: Any) -> dict[str, Any]:
-    """A frozen dataclass as plain JSON-able data."""
-    return asdict(value)
 _APPROVALS: Final = "approvals"
 
 
@@ -294,3 +289,8 @@ def approvals_of(reindex: str) -> RunId:
 def is_run(key: str) -> bool:
     """Whether a key of the journal is a run, and not that of a reindex's approvals."""
     return not key.endswith(f".{_APPROVALS}")
+
+
+def facts(value: Any) -> dict[str, Any]:
+    """A frozen dataclass as plain JSON-able data."""
+    return asdict(value)

@@ -151,6 +151,8 @@ def fold(events: Iterable[Event]) -> dict[str, RunState]:
     """The state of every run that has entries, by run, in the order of their first entry."""
     states: dict[str, RunState] = {}
     for event in events:
+        if not is_run(event.run):
+            continue
         if event.run not in states:
             states[event.run] = RunState(RunId.parse(event.run))
         states[event.run].take(event)
@@ -176,5 +178,3 @@ def find_run(states: dict[str, RunState], name: str) -> RunState:
 
 def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
-        if not is_run(event.run):
-            continue
