@@ -72,6 +72,8 @@ def abort_run(context: RunContext, state: RunState, asked: Command, record: Reco
         return Ending.ROLL_BACK if state.rolled_back else Ending.GIVE_UP
     record("abort_began", {"by": asked.by, "why": asked.why})
     found, plan = decide(context, state), context.plan
+    if state.facts.get("abort_rolls_back") is not None and found is Ending.GIVE_UP:
+        found = Ending.ROLL_BACK  # it did so before it was killed
     if found is Ending.COMPLETE:
         why = f"alias {plan.alias} points to {plan.index} already, and there is no index before it to go back to"
         say(f"the abort comes too late, the run is completed: {why}")
@@ -79,11 +81,12 @@ def abort_run(context: RunContext, state: RunState, asked: Command, record: Reco
             record("cutover", {"alias": plan.alias, "from": plan.previous_index, "to": plan.index})
         record("abort_refused", {"offset": asked.offset, "why": why})
         return found
-    if found is Ending.ROLL_BACK:
-        say(f"alias {plan.alias} was swapped already: it goes back to {plan.previous_index}")
-        roll_back(context, plan.previous_index, plan.previous_uuid)
     if found is Ending.ROLL_BACK and not state.rolled_back:
-        record("rolled_back", {"alias": plan.alias, "from": plan.index, "to": plan.previous_index})
+        move = {"alias": plan.alias, "from": plan.index, "to": plan.previous_index}
+        say(f"alias {plan.alias} was swapped already: it goes back to {plan.previous_index}")
+        record("abort_rolls_back", move)
+        roll_back(context, plan.previous_index, plan.previous_uuid)
+        record("rolled_back", move)
     left = [f"alias {plan.alias} is not at {plan.index}", *_drop_slot(context, state, record, say)]
     left += [f"index {plan.index}, whole or in part"] if state.index_uuid else []
     left += [f"topics {context.run.prefix}*"]
