@@ -1,4 +1,4 @@
-"""What the source is, and into which key ranges its reading is divided. Nothing is written.
+"""What the source is. Nothing is written.
 
 Connections come from `source.open_session`. Every function can raise psycopg.Error."""
 
@@ -7,23 +7,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final, TypeAlias
 
 import psycopg
 from psycopg import pq, sql
 
 from reshelve.errors import SourceRefused
-from reshelve.model import Bound, KeyColumn, Segment, SourceFacts
+from reshelve.model import KeyColumn, SourceFacts
 from reshelve.producers.catalog import find_relations, read_tables
 from reshelve.producers.query import SourceQuery
 from reshelve.spec import Spec
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
-DOCUMENTS_PER_SEGMENT: Final = 50_000  # about a second of reading: fine enough to share among readers
-SEGMENTS_PER_PARTITION: Final = 16  # more would only make the list of receipts long
-FEW_DOCUMENTS: Final = 10_000  # below this one segment is read before a second reader has started
 _SAMPLE_ROWS: Final = 500
 _MAX_VIEW_DEPTH: Final = 16
 # Kinds of plan nodes. What a scalar subquery reads does not multiply rows.
@@ -42,54 +38,6 @@ _COLUMN_TYPES: Final = (
     "select format_type(t, m) from unnest(%s::oid[], %s::int[]) with ordinality as c (t, m, n) order by n"
 )
 _VIEW: Final = "select pg_get_viewdef(oid) from pg_class where oid = %s and relkind = 'v'"
-# The values that ANALYZE kept of a column: bounds of buckets that hold equal shares of the rows, and the
-# frequent values with theirs. They are sorted here by the database, in the column's own type and collation,
-# since only its order makes segments. A bound is the first value at which the share of rows has reached
-# i / segments.
-_BOUNDS: Final = """
-with statistics as (
-    select histogram_bounds::text::{type}[] as bounds,
-           most_common_vals::text::{type}[] as frequent,
-           most_common_freqs as frequencies,
-           greatest(1 - coalesce((select sum(f) from unnest(most_common_freqs) as f), 0) - null_frac, 0)
-             / greatest(cardinality(histogram_bounds) - 1, 1) as share
-      from pg_stats
-     where schemaname = %(schema)s and tablename = %(table)s and attname = %(column)s
-     order by inherited desc
-     limit 1
-),
-weighted as (
-    select unnest(frequent) as value, unnest(frequencies)::float8 as weight from statistics
-    union all
-    select unnest(bounds), share::float8 from statistics
-),
-grouped as (
-    select value {collation} as value, sum(weight) as weight
-      from weighted where value is not null group by value {collation}
-),
-running as (
-    select value, sum(weight) over (order by value) / nullif(sum(weight) over (), 0) as share,
-           row_number() over (order by value desc) as from_the_end
-      from grouped
-)
-select chosen.value::text
-  from (select distinct on (i) i, value, from_the_end
-          from running, generate_series(1, %(segments)s - 1) as i
-         where share >= i::float8 / %(segments)s
-         order by i, value) as chosen
- where from_the_end > 1
- group by chosen.value order by chosen.value
-"""
-_BASE_COLUMN: Final = """
-select nspname::text, relname::text, attname::text,
-       case when attcollation <> 0 then quote_ident(cn.s) || '.' || quote_ident(cn.c) end
-  from pg_attribute
-       join pg_class on pg_class.oid = attrelid
-       join pg_namespace on pg_namespace.oid = relnamespace
-       left join lateral (select collnamespace::regnamespace::text as s, collname::text as c
-                            from pg_collation where pg_collation.oid = attcollation) as cn on true
- where attrelid = %s and attnum = %s
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +117,8 @@ def key_columns(columns: tuple[ResultColumn, ...], spec: Spec) -> tuple[KeyColum
 
 def source_query(spec: Spec, key: tuple[KeyColumn, ...]) -> SourceQuery:
     """The spec's query with its scope."""
-    return SourceQuery(spec.source.postgres.query, spec.scope.where, key)
+    keys = spec.scope.keys
+    return SourceQuery(spec.source.postgres.query, spec.scope.where, key, keys.low, keys.high)
 
 
 def estimate_query(connection: Connection, query: SourceQuery) -> Estimate:
@@ -220,44 +169,6 @@ def lockable_tables(connection: Connection, estimate: Estimate) -> list[int]:
             remedy="read the tables behind it, or copy it into a table",
         )
     return [oid for oid, _, _ in relations]
-
-
-def default_segments(documents: int, partitions: int) -> int:
-    """How many segments to plan: about one per 50,000 documents, at least one for each of the readers that
-    `partitions` allows once there is work to share, and never more than 16 times as many."""
-    least = partitions if documents >= FEW_DOCUMENTS else 1
-    wanted = -(-documents // DOCUMENTS_PER_SEGMENT)
-    return max(least, min(wanted, SEGMENTS_PER_PARTITION * partitions))
-
-
-def plan_segments(connection: Connection, spec: Spec, facts: SourceFacts, segments: int) -> tuple[Segment, ...]:
-    """At most `segments` key ranges that tile all keys, of about equal size by the leading key column's
-    statistics. One when the column is computed or was never analyzed."""
-    bounds: list[str] = []
-    columns = {c.name: c for c in result_columns(connection, spec.source.postgres.query)}
-    leading = columns[facts.key[0].name]
-    if segments > 1 and leading.table:
-        bounds = _bounds(connection, leading, segments)
-    return tile([(bound,) for bound in bounds])
-
-
-def tile(bounds: list[tuple[str, ...]]) -> tuple[Segment, ...]:
-    """The segments between ascending bounds, open at both ends."""
-    edges: list[Bound] = [None, *bounds, None]
-    return tuple(Segment(number, low, high) for number, (low, high) in enumerate(pairwise(edges)))
-
-
-def _bounds(connection: Connection, column: ResultColumn, segments: int) -> list[str]:
-    row = connection.execute(_BASE_COLUMN, [column.table, column.number]).fetchone()
-    if row is None:
-        return []
-    schema, table, name, collation = row
-    statement = sql.SQL(_BOUNDS).format(
-        type=sql.SQL(column.type),
-        collation=sql.SQL(f"collate {collation}" if collation else ""),
-    )
-    named = {"schema": schema, "table": table, "column": name, "segments": segments}
-    return [value for (value,) in connection.execute(statement, named).fetchall()]
 
 
 def sample_size(connection: Connection, query: SourceQuery, estimate: Estimate, seconds: int = 20) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from reshelve.model import Bound, KeyColumn
 
 @dataclass(frozen=True, slots=True)
 class SourceQuery:
-    """The spec's query with its scope, addressed by key.
+    """The spec's query with its scope (a predicate, and keys after `low` up to and including `high`), addressed by key.
 
     Every statement yields rows of (key, document, bytes): the document key (`join_key` of the key
     columns' text), the row as JSON text, and its length in bytes. The document is NULL where it is
@@ -27,6 +27,8 @@ class SourceQuery:
     query: str
     where: str | None
     key: tuple[KeyColumn, ...]
+    low: Bound = None
+    high: Bound = None
 
     def page(self, low: Bound, high: Bound, limit: int, max_bytes: int) -> tuple[sql.Composed, dict[str, Any]]:
         """The first `limit` rows after `low` up to and including `high`, in key order (keyset paging:
@@ -65,6 +67,33 @@ class SourceQuery:
         """`select *` of the documents in scope, for counting and explaining."""
         return sql.SQL("select * from {} where {}").format(self._from(), self._scope())
 
+    def order_of(self, low: tuple[str, ...], high: tuple[str, ...]) -> tuple[sql.Composed, dict[str, Any]]:
+        """Whether `low` is less than `high`, and whether they are equal, over the columns that both have: in the types
+        and collations of the key. Reads no rows; fails where a text is none of its column's type."""
+        columns = self.key[: max(len(low), len(high))]
+        names = sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
+        rows: list[sql.Composable] = [
+            sql.SQL("select 0 as bound, {} from {} where false").format(names, self._from())  # types, collations
+        ]
+        parameters: dict[str, Any] = {}
+        for number, bound in enumerate((low, high), 1):
+            values = sql.SQL(", ").join(
+                sql.SQL("%({})s::text::{}").format(sql.SQL(f"b{number}{i}"), sql.SQL(column.type))
+                for i, column in enumerate(columns)
+            )
+            parameters |= {f"b{number}{i}": bound[i] if i < len(bound) else None for i in range(len(columns))}
+            rows.append(sql.SQL("select {}, {}").format(sql.Literal(number), values))
+        common = columns[: min(len(low), len(high))]
+        one, other = (
+            sql.SQL(", ").join(sql.SQL("{}.{}").format(sql.SQL(side), sql.Identifier(c.name)) for c in common)
+            for side in ("l", "h")
+        )
+        statement = sql.SQL(
+            "with bounds as ({}) select ({one}) < ({other}), ({one}) = ({other}), l.*, h.*"
+            " from bounds l, bounds h where l.bound = 1 and h.bound = 2"
+        ).format(sql.SQL(" union all ").join(rows), one=one, other=other)
+        return statement, parameters
+
     def _rows(self, condition: sql.Composable, tail: sql.Composable) -> sql.Composed:
         # The inner query has a LIMIT or OFFSET so that the planner can't pull it up and build the JSON twice.
         return sql.SQL(
@@ -86,7 +115,14 @@ class SourceQuery:
         return sql.SQL("(\n{}\n) q").format(sql.SQL(self.query.replace("%", "%%")))
 
     def _scope(self) -> sql.Composable:
-        return sql.SQL("(\n{}\n)").format(sql.SQL(self.where.replace("%", "%%"))) if self.where else sql.SQL("true")
+        conditions: list[sql.Composable] = []
+        if self.where is not None:
+            conditions.append(sql.SQL("(\n{}\n)").format(sql.SQL(self.where.replace("%", "%%"))))
+        for bound, operator in ((self.low, ">"), (self.high, "<=")):
+            if bound is not None:
+                values = [sql.SQL(sql.Literal(text).as_string(None).replace("%", "%%")) for text in bound]
+                conditions.append(self._row_comparison(values, operator))
+        return sql.SQL(" and ").join(conditions) if conditions else sql.SQL("true")
 
     def _among(self, keys: Sequence[tuple[str, ...]]) -> tuple[sql.Composed, dict[str, Any]]:
         """That a row's key is one of these."""
@@ -110,10 +146,13 @@ class SourceQuery:
         return sql.SQL(" || '|' || ").join(escaped)
 
     def _compare(self, name: str, bound: tuple[str, ...], operator: str) -> sql.Composed:
+        return self._row_comparison([sql.SQL(f"%({name}{i})s") for i in range(len(bound))], operator)
+
+    def _row_comparison(self, values: Sequence[sql.Composable], operator: str) -> sql.Composed:
         """A row comparison over the bound's columns: the form that PostgreSQL answers from an index."""
-        left = sql.SQL(", ").join(self._column(column) for column in self.key[: len(bound)])
+        columns = self.key[: len(values)]
+        left = sql.SQL(", ").join(self._column(column) for column in columns)
         right = sql.SQL(", ").join(
-            sql.SQL("%({})s::{}").format(sql.SQL(f"{name}{i}"), sql.SQL(column.type))
-            for i, column in enumerate(self.key[: len(bound)])
+            sql.SQL("{}::{}").format(value, sql.SQL(column.type)) for value, column in zip(values, columns, strict=True)
         )
         return sql.SQL("({}) {} ({})").format(left, sql.SQL(operator), right)

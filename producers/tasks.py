@@ -1,4 +1,4 @@
-"""The first page task of every segment."""
+"""The first page task of each segment."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def seed_pages(
     partitions: int,
     waiting: Callable[[str], None] = lambda why: None,
 ) -> None:
-    """Write the first task of every segment, once: a topic that holds tasks already is left as it is.
+    """Write the first task of each of the segments, unless the topic holds a task of it already.
 
-    All tasks go into one transaction, so a topic holds all of them or none. Segment n goes to partition
+    All go into one transaction, so the topic holds all of them or none. Segment n goes to partition
     n mod `partitions`, where its successors stay. While the brokers are away `waiting` is told why; it ends the
     wait by raising. Raises ReshelveError."""
     while True:
@@ -51,11 +51,13 @@ def _seed(cluster: KafkaCluster, run: RunId, segments: Sequence[Segment], partit
     topic = run.topic("pages")
     producer = cluster.producer({"transactional.id": run.prefix + "seed", "transaction.timeout.ms": 10_000})
     bounded(lambda: producer.init_transactions(_TIMEOUT_S), _TIMEOUT_S)  # also ends what a dead predecessor left open
-    # A record, not an offset: the markers of an aborted transaction occupy offsets too.
-    if any(True for _ in cluster.read(topic, range(partitions))):
-        return
+    wanted = {segment.number: segment for segment in segments}
+    for message in cluster.read(topic, range(partitions)):
+        wanted.pop(int(message.key() or b"-1"), None)
+        if not wanted:
+            return
     producer.begin_transaction()
-    for segment in segments:
+    for segment in wanted.values():
         task = PageTask(segment.number, segment.low, segment.high)
         producer.produce(topic, encode_page_task(task), key=str(segment.number), partition=segment.number % partitions)
     bounded(lambda: producer.commit_transaction(_TIMEOUT_S), _TIMEOUT_S)

@@ -28,7 +28,8 @@ from reshelve.kafka import KafkaCluster
 from reshelve.lease import Lease
 from reshelve.model import ChangePlan, RunId
 from reshelve.plan import Forecast, Plan, plan_topics, run_name, sealed
-from reshelve.producers.planner import describe_source, tile
+from reshelve.producers.planner import describe_source
+from reshelve.producers.segments import tile
 from reshelve.producers.source import source_session
 from reshelve.session import plan_changes
 from reshelve.spec import Spec

@@ -12,6 +12,7 @@ import psycopg
 from reshelve.kafka import KafkaCluster
 from reshelve.model import RunId
 from reshelve.plan import Plan
+from reshelve.producers.planner import source_query
 from reshelve.producers.query import SourceQuery
 from reshelve.producers.snapshot import SnapshotReader
 from reshelve.producers.source import source_lost
@@ -51,7 +52,7 @@ class RunContext:
 
     @cached_property
     def query(self) -> SourceQuery:
-        return SourceQuery(self.spec.source.postgres.query, self.spec.scope.where, self.plan.source.key)
+        return source_query(self.spec, self.plan.source.key)
 
     @cached_property
     def transform(self) -> Callable[[dict[str, Any]], object] | None:

@@ -148,6 +148,23 @@ class ChangePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class PhasePlan:
+    """A part of the copy, as planned: keys after `low`, up to and including `high`.
+
+    needs                those that must be copied before it begins
+    first, last          numbers of its segments
+    estimated_documents  in it"""
+
+    name: str
+    low: Bound
+    high: Bound
+    needs: tuple[str, ...]
+    first: int
+    last: int
+    estimated_documents: int
+
+
+@dataclass(frozen=True, slots=True)
 class KeyTask:
     """Read one key again. It is the record's key.
 

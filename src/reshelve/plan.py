@@ -18,9 +18,10 @@ from typing import Any, Final
 
 from reshelve.consumers.mapping import Difference, compare
 from reshelve.errors import UsageError
-from reshelve.model import ChangePlan, ChangeRule, KeyColumn, RunId, Segment, SourceFacts, Table
-from reshelve.producers.planner import default_segments, describe_source, plan_segments
+from reshelve.model import ChangePlan, ChangeRule, KeyColumn, PhasePlan, RunId, Segment, SourceFacts, Table
+from reshelve.producers.planner import describe_source
 from reshelve.producers.rules import change_plan
+from reshelve.producers.segments import Division, default_segments, divide
 from reshelve.producers.source import source_session
 from reshelve.spec import Spec, parse
 
@@ -65,6 +66,7 @@ class Plan:
     spec_folder         where the spec lay when planned, for the transform; not part of the hash
     definition          `settings` and `mappings` as asked for
     changes             how writes to the source are followed
+    phases              in which the segments are copied, in this order; none: all at once
     epoch               of the source's history; 0 until it is failed over
     adopted             the index was there before, and is kept after the source: nothing is built or copied
     created_at          ISO 8601, UTC
@@ -93,6 +95,7 @@ class Plan:
     created_at: str
     adopted: bool = False
     environment: str = ""
+    phases: tuple[PhasePlan, ...] = ()
     hash: str = ""
 
     @property
@@ -156,7 +159,7 @@ def make_plan(spec: Spec) -> Plan:
 
     now = datetime.now(UTC)
     run = RunId(spec.reindex, run_name(now))
-    facts, segments, changes = _survey_source(spec, run)
+    facts, division, changes = _survey_source(spec, run)
     previous, uuid, mapping = survey_target(spec)
     plan = Plan(
         run=str(run),
@@ -175,11 +178,12 @@ def make_plan(spec: Spec) -> Plan:
         source=facts,
         changes=changes,
         epoch=0,
-        segments=segments,
+        segments=division.segments,
+        phases=division.phases,
         topics=plan_topics(run, spec),
         mapping_difference=compare(mapping, spec.definition.get("mappings") or {}),
         forecast=forecast(facts, spec),
-        notes=_notes(spec, facts, changes, segments, previous),
+        notes=_notes(spec, facts, changes, division.segments, previous),
         created_at=now.isoformat(timespec="seconds"),
     )
     return sealed(plan)
@@ -231,19 +235,17 @@ def forecast(facts: SourceFacts, spec: Spec) -> Forecast:
     return Forecast(round(facts.estimated_documents / fast, 1), round(facts.estimated_documents / slow, 1), basis)
 
 
-def _survey_source(spec: Spec, run: RunId) -> tuple[SourceFacts, tuple[Segment, ...], ChangePlan]:
+def _survey_source(spec: Spec, run: RunId) -> tuple[SourceFacts, Division, ChangePlan]:
     with source_session(spec.source.postgres.url, "reshelve plan") as connection:
         facts = describe_source(connection, spec)
-        wanted = default_segments(facts.estimated_documents, spec.kafka.partitions)
-        segments = plan_segments(connection, spec, facts, wanted)
-        return facts, segments, change_plan(connection, spec, facts, run)
+        return facts, divide(connection, spec, facts), change_plan(connection, spec, facts, run)
 
 
 def _notes(
     spec: Spec, facts: SourceFacts, changes: ChangePlan, segments: tuple[Segment, ...], previous: str | None
 ) -> tuple[str, ...]:
     notes = _change_notes(spec, changes)
-    if spec.scope.where is not None:
+    if spec.scope.partial:
         notes.append("The new index holds only the documents in the scope; the others will not be found.")
     if previous is None:
         notes.append(f"Alias {spec.target.opensearch.alias} does not exist; the cut-over creates it.")
@@ -307,6 +309,7 @@ def hashed_facts(plan: Plan) -> dict[str, Any]:
                 publication="" if plan.changes.owns_publication else plan.changes.publication,
             ),
             segments=(),
+            phases=(),
             topics=tuple(replace(topic, name=topic.name.removeprefix(prefix)) for topic in plan.topics),
             forecast=Forecast(0, 0, ""),
             notes=(),
@@ -320,6 +323,13 @@ def _from_data(data: dict[str, Any]) -> Plan:
     source = data["source"]
     segments = tuple(Segment(s["number"], _bound(s["low"]), _bound(s["high"])) for s in data["segments"])
     _require_tiles(segments)
+    phases = tuple(
+        PhasePlan(
+            **phase | {"low": _bound(phase["low"]), "high": _bound(phase["high"]), "needs": tuple(phase["needs"])}
+        )
+        for phase in data["phases"]
+    )
+    _require_phases(phases, segments)
     values = {field.name: data[field.name] for field in fields(Plan)} | {
         "source": SourceFacts(
             **source
@@ -336,6 +346,7 @@ def _from_data(data: dict[str, Any]) -> Plan:
             }
         ),
         "segments": segments,
+        "phases": phases,
         "topics": tuple(Topic(**topic) for topic in data["topics"]),
         "mapping_difference": tuple(Difference(**difference) for difference in data["mapping_difference"]),
         "forecast": Forecast(**data["forecast"]),
@@ -361,3 +372,10 @@ def _require_tiles(segments: tuple[Segment, ...]) -> None:
             raise ValueError(f"segments {number} and {number + 1} do not meet")
     if segments[0].number != 0:
         raise ValueError("the segments are not numbered from 0")
+
+
+def _require_phases(phases: tuple[PhasePlan, ...], segments: tuple[Segment, ...]) -> None:
+    """Nor are the phases' segments, and one that no phase has would never be read."""
+    numbers = sorted(number for phase in phases for number in range(phase.first, phase.last + 1))
+    if phases and numbers != [segment.number for segment in segments]:
+        raise ValueError("the phases do not hold each segment once")

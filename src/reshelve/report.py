@@ -9,6 +9,7 @@ from typing import Any
 
 from reshelve import __version__
 from reshelve.plan import Plan
+from reshelve.spec.scope import scope_of
 from reshelve.state import RunState
 
 
@@ -24,14 +25,19 @@ def report_facts(plan: Plan, state: RunState) -> dict[str, Any]:
         "error": state.error,
         "environment": plan.environment or None,
         "owner": state.owner or None,
-        "why": plan.spec.get("why"),
+        "delegates": plan.spec.get("delegates") or [],
+        "why": seen.get("planned", {}).get("why"),
+        "why_kind": (plan.spec.get("why") or {}).get("kind"),
         "planned_at": state.planned_at,
         "started_at": state.started_at,
         "ended_at": state.ended_at or None,
         "duration_seconds": state.duration_s,
         "plan_hash": plan.hash,
         "scope": {
-            "where": (plan.spec.get("scope") or {}).get("where"),
+            "kind": "partial" if scope_of(plan.spec).partial else "full",
+            "text": str(scope_of(plan.spec)),
+            "where": plan.spec["scope"]["where"],
+            "keys": plan.spec["scope"]["keys"],
             "query": plan.spec["source"]["postgres"]["query"],
         },
         "source": plan.spec["source"]["postgres"]["url"],
@@ -61,7 +67,9 @@ def report_facts(plan: Plan, state: RunState) -> dict[str, Any]:
         "gates": seen.get("gates", {}).get("gates"),
         "cutover": seen.get("cutover"),
         "rolled_back": state.rolled_back,
+        "kept_until": state.kept_until.isoformat(timespec="seconds") if state.kept_until else None,
         "stages": state.stages,
+        "phases": state.phase_facts(),
         "errors": state.errors,
         "journal": {"topic": "reshelve.journal", "run": str(state.run), "entries": state.events},
     }
@@ -112,10 +120,11 @@ def render(found: dict[str, Any]) -> str:
             ("Ended", found["ended_at"] or "not yet"),
             ("Duration", _duration(found["duration_seconds"])),
             ("Source", f"`{found['source']}`"),
-            ("Scope", f"`{found['scope']['where']}`" if found["scope"]["where"] else "full"),
+            ("Scope", f"{found['scope']['kind']}: `{found['scope']['text']}`"),
             ("Alias", f"`{found['alias']}`"),
             ("Index", f"`{found['index']}` (UUID `{found['index_uuid']}`)"),
             ("Previous index", f"`{found['previous_index']}`" if found["previous_index"] else "none"),
+            *([("Kept for a rollback until", found["kept_until"])] if found["kept_until"] else []),
             ("Plan", f"`{found['plan_hash']}`"),
         ),
         "",
@@ -138,6 +147,9 @@ def render(found: dict[str, Any]) -> str:
         ]
         lines.append("")
     lines += ["## Stages", "", *(f"- {at} {stage}" for stage, at in found["stages"].items()), ""]
+    if found["phases"]:
+        lines += ["## Phases of the copy", "", "| phase | began | ended |", "|---|---|---|"]
+        lines += [f"| {p['name']} | {p['began'] or '–'} | {p['ended'] or '–'} |" for p in found["phases"]] + [""]
     if found["errors"]:
         lines += ["## Errors on the way", "", *(f"- {e['at']} {e.get('what', '')}" for e in found["errors"]), ""]
     lines += ["## Links", ""]

@@ -3,9 +3,8 @@
 A run that was stopped, killed or blocked goes through the same stages again: each finds what is done
 already (topics, index, tasks, receipts, offsets) and does only what is left.
 
-    create    topics, consumer groups at offset 0, the index with its private write alias, publication and slot, the
-              page tasks
-    copy      until the receipts tile every segment; changes are followed from here on
+    create    topics, consumer groups at offset 0, the index with its private write alias, publication and slot
+    copy      the page tasks, phase by phase, until the receipts tile every segment; changes are followed from here on
     settle    the keys that changed during the copy once more
     index     until every partition is durably indexed up to where it then ends
     validate  topic against index, source against index, while both go on
@@ -22,6 +21,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from reshelve.abort import Ending, abort_run
@@ -33,7 +33,7 @@ from reshelve.errors import AbortedError, BlockedError, GateClosed, Interrupted,
 from reshelve.gates import GateFacts, LiveFacts, gates
 from reshelve.live import LiveChanges
 from reshelve.model import facts
-from reshelve.producers.tasks import seed_pages
+from reshelve.phases import PhasedCopy
 from reshelve.progress import Progress, topics_gone
 from reshelve.session import Session
 from reshelve.state import RunState
@@ -137,16 +137,20 @@ class Run:
         self._watch.enter("copy")
         self._watch.children.start("pages", self._options.page_readers)
         self._follow()
-        progress = self._watch.until(lambda now: now.tiling.complete or bool(now.tiling.faults))
-        if progress.tiling.faults:
+        copying = PhasedCopy(self._context, self._state, self._watch.record, self._watch.say)
+        tiling = self._watch.until(lambda now: not copying.waits(now.tiling)).tiling
+        while not tiling.faults and copying.due(tiling):
+            self._watch.beside(partial(copying.go_on, tiling))
+            tiling = self._watch.until(lambda now: not copying.waits(now.tiling)).tiling
+        if tiling.faults:
             raise BlockedError(
                 "the receipts do not tile the segments",
                 where=self._context.run.topic("progress"),
-                why="; ".join(progress.tiling.faults[:5]),
+                why="; ".join(tiling.faults[:5]),
                 remedy="this should never be: keep the topics for a report of the fault, and start a new run",
             )
         self._watch.children.stop("pages")
-        self._watch.record("copied", facts(progress.tiling))
+        self._watch.record("copied", facts(tiling))
 
     def _follow(self) -> None:
         """Start what keeps the index after the source, where it does not run yet."""
@@ -223,7 +227,6 @@ class Run:
             self._watch.record("created", {"index": plan.index, "uuid": uuid, "topics": [t.name for t in plan.topics]})
         if self._followed:
             self._watch.beside(self._live.begin, watch=self._watch.keep_lease)
-        seed_pages(context.cluster, run, plan.segments, context.partitions, self._watch.say)
 
     def _require_created(self) -> None:
         """A run that goes on must find what it made: made again, it would lack what was in it."""

@@ -172,7 +172,8 @@ def _open(
 
     session = _session(cluster, RunContext(plan, spec), state, lease, report, resumed=resumed, stop=stop)
     if not resumed:
-        session.record("planned", {"plan": plan.as_dict(), "owner": spec.owner, "why": spec.why})
+        why = str(spec.why) if spec.why else None
+        session.record("planned", {"plan": plan.as_dict(), "owner": spec.owner, "why": why})
     here = Holder.here()
     started = {"host": here.host, "pid": here.pid, "resumed": resumed, "until": until}
     # They may be changed between two starts, and the workers know the run from the journal alone.
@@ -216,7 +217,8 @@ def plan_changes(old: Plan, new: Plan) -> list[str]:
 
 
 def _meaning(plan: Plan) -> dict[str, Any]:
-    limits_apart = {k: v for k, v in plan.spec.items() if k not in ("limits", "validation", "owner", "why")}
+    apart = ("limits", "validation", "owner", "delegates", "why")
+    limits_apart = {k: v for k, v in plan.spec.items() if k not in apart}
     return {
         "environment": plan.environment,
         "spec": limits_apart,

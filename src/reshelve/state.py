@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from reshelve.errors import UsageError
@@ -13,6 +13,8 @@ from reshelve.journal import Event
 from reshelve.model import RunId, is_run
 from reshelve.plan import Plan
 
+PHASE_BEGAN: Final = "phase_began"
+PHASE_ENDED: Final = "phase_ended"
 ENDED: Final = frozenset({"completed", "aborted"})
 
 
@@ -26,6 +28,7 @@ class RunState:
     facts       the newest data of each kind of entry
     following   it completed, and its index is kept after the source until it is retired
     errors      everything that went wrong on the way, oldest first
+    phases      when each phase of the copy began and ended, by the kind of its entry
     waivers     who waived which rejects and why, oldest first
     redriven    how many rejects were read again and accepted
     commands    what the run was told by people, or by its driver, oldest first
@@ -40,11 +43,13 @@ class RunState:
     ended_at: str = ""
     owner: str = ""
     error: dict[str, Any] | None = None
+    swapped_at: str = ""
     rolled_back: bool = False
     cleaned: bool = False
     following: bool = False
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     stages: dict[str, str] = field(default_factory=dict)
+    phases: dict[str, dict[str, str]] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
     waivers: list[dict[str, Any]] = field(default_factory=list)
     redriven: int = 0
@@ -66,6 +71,24 @@ class RunState:
     def adopted(self) -> bool:
         """Whether the run stands for an index that it has not built."""
         return bool(self.facts.get("planned", {}).get("plan", {}).get("adopted"))
+
+    @property
+    def kept_until(self) -> datetime | None:
+        """Until when the previous generation is kept for a rollback; None where it is not, by the plan."""
+        rollback = self.facts.get("planned", {}).get("plan", {}).get("spec", {}).get("rollback") or {}
+        hours = rollback.get("grace_hours")
+        if hours is None or not self.swapped_at or self.rolled_back or self.cleaned:
+            return None
+        return _time(self.swapped_at) + timedelta(hours=hours)
+
+    def phase_facts(self) -> list[dict[str, str | None]]:
+        """The plan's phases with when they began and ended; None: not yet."""
+        planned = [str(one["name"]) for one in self.facts.get("planned", {}).get("plan", {}).get("phases", [])]
+        seen = {name: self.phases.get(name, {}) for name in planned}
+        return [
+            {"name": name, "began": seen[name].get(PHASE_BEGAN), "ended": seen[name].get(PHASE_ENDED)}
+            for name in planned
+        ]
 
     @property
     def environment(self) -> str:
@@ -110,6 +133,8 @@ class RunState:
             case "stage":
                 self.stage = str(data["stage"])
                 self.stages.setdefault(self.stage, event.at)
+            case "phase_began" | "phase_ended" as kind:
+                self.phases.setdefault(str(data["phase"]), {})[kind] = event.at
             case "error":
                 self.errors.append({"at": event.at, **data})
             case "interrupted" | "stopped":
@@ -132,6 +157,8 @@ class RunState:
             case "validated":
                 if "check_began" in self.facts and self.facts["check_began"]["check"] == data.get("check"):
                     del self.facts["check_began"]  # it is finished, whatever is validated after it
+            case "cutover":
+                self.swapped_at = event.at
             case "waived":
                 self.waivers.append({"at": event.at, **data})
             case "redriven":

@@ -9,8 +9,9 @@ import orjson
 import psycopg
 
 from reshelve.model import Bound, Segment, SourceFacts, join_key, split_key
-from reshelve.producers.planner import describe_source, plan_segments
+from reshelve.producers.planner import describe_source
 from reshelve.producers.query import SourceQuery
+from reshelve.producers.segments import plan_segments
 from reshelve.producers.snapshot import SnapshotReader
 from reshelve.producers.source import open_session
 from reshelve.spec import Spec, parse

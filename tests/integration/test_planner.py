@@ -19,10 +19,10 @@ from reshelve.producers.catalog import read_tables
 from reshelve.producers.planner import (
     Connection,
     describe_source,
-    plan_segments,
     reads_in_key_order,
     source_query,
 )
+from reshelve.producers.segments import plan_segments
 from reshelve.producers.source import open_session
 from reshelve.spec import Spec, parse
 

@@ -21,7 +21,7 @@ from reshelve.context import RunContext
 from reshelve.journal import JournalWriter
 from reshelve.local.stack import Endpoints
 from reshelve.model import RunId
-from reshelve.producers.planner import tile
+from reshelve.producers.segments import tile
 from reshelve.state import RunState
 from reshelve.validator.coordinator import validate
 from reshelve.validator.full_check import BEGAN, CheckBegan, read_results

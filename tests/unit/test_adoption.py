@@ -13,7 +13,7 @@ from reshelve.consumers.adoption import FoundIndex, reasons_against
 from reshelve.consumers.alias import Alias
 from reshelve.errors import BlockedError, UsageError
 from reshelve.model import RunId
-from reshelve.spec.model import Validation
+from reshelve.spec.validation import Validation
 from reshelve.state import RunState
 from reshelve.validator.ahead import Ahead
 from reshelve.validator.levels import Levels

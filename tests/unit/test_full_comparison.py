@@ -9,7 +9,7 @@ import pytest
 
 from reshelve.errors import TargetRefused, Unreachable
 from reshelve.model import Segment
-from reshelve.producers.planner import tile
+from reshelve.producers.segments import tile
 from reshelve.validator.compare import Reading, digest
 from reshelve.validator.full_check import CheckBegan, unfinished
 from reshelve.validator.hits import compare_answer

@@ -12,9 +12,9 @@ import pytest
 
 from reshelve.consumers.mapping import ROOT, compare
 from reshelve.errors import UsageError
-from reshelve.model import ChangePlan, ChangeRule, KeyColumn, RunId, SourceFacts, Table
+from reshelve.model import ChangePlan, ChangeRule, KeyColumn, PhasePlan, RunId, SourceFacts, Table
 from reshelve.plan import Forecast, Plan, _change_notes, _hash, forecast, plan_topics, run_name
-from reshelve.producers.planner import default_segments, tile
+from reshelve.producers.segments import default_segments, tile
 from reshelve.spec import Spec, parse
 from reshelve.validator.coordinator import TIMEOUT_S
 from reshelve.validator.full_check import _VALID
@@ -131,6 +131,14 @@ def test_the_hash_changes_with_what_is_approved(changes: dict[str, Any]) -> None
 def test_not_a_plan(text: str) -> None:
     with pytest.raises(UsageError, match="not a plan"):
         Plan.from_json(text)
+
+
+def test_phases_hold_each_segment_once() -> None:
+    phases = (PhasePlan("a", None, ("5",), (), 0, 1, 7), PhasePlan("b", ("5",), None, ("a",), 2, 2, 7))
+    plan = a_plan(phases=phases)
+    assert Plan.from_json(plan.to_json()) == plan
+    with pytest.raises(UsageError, match="each segment once"):
+        Plan.from_json(a_plan(phases=phases[:1]).to_json())
 
 
 def test_a_plan_changed_by_hand_is_refused() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reshelve.errors import UsageError
-from reshelve.spec.model import Queries
+from reshelve.spec.validation import Queries
 from reshelve.validator.queries import QueriesVerdict, judge, read_queries, summarize
 from reshelve.validator.ranking import overlap, rank_biased_overlap
 

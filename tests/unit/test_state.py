@@ -53,6 +53,23 @@ def test_the_state_follows_the_entries(entries: list[Any], state: str, ended: bo
     assert found.events == len(entries)
 
 
+def test_until_when_the_previous_index_is_kept() -> None:
+    planned = ("planned", {"plan": {"spec": {"rollback": {"grace_hours": 2}}}})
+    assert state_of(planned, "started").kept_until is None
+    assert state_of(planned, "started", "cutover").kept_until == START + timedelta(hours=2, seconds=2)
+    assert state_of(planned, "cutover", "rolled_back").kept_until is None
+    assert state_of(("planned", {"plan": {"spec": {"rollback": None}}}), "cutover").kept_until is None
+
+
+def test_phases_as_far_as_they_are() -> None:
+    planned = ("planned", {"plan": {"phases": [{"name": "a"}, {"name": "b"}, {"name": "c"}]}})
+    began, ended = (lambda name: ("phase_began", {"phase": name})), (lambda name: ("phase_ended", {"phase": name}))
+    found = state_of(planned, began("a"), ended("a"), began("b")).phase_facts()
+    assert [(one["name"], bool(one["began"]), bool(one["ended"])) for one in found] == [
+        ("a", True, True), ("b", True, False), ("c", False, False),
+    ]  # fmt: skip
+
+
 def test_a_restored_index_is_the_run_s_from_then_on() -> None:
     entries: list[Any] = ["planned", ("created", {"uuid": "a"}), "completed"]
     assert state_of(*entries).index_uuid == "a"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from reshelve.errors import UsageError
-from reshelve.spec.model import Validation
+from reshelve.spec.validation import Validation
 from reshelve.validator.levels import Levels
 
 _NONE = Validation.model_validate({"counts": "off", "checksums": False, "samples_per_partition": 0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from reshelve.cli.output import JsonOption, confirmed, say, show, show_json
 from reshelve.context import RunContext
 from reshelve.errors import AbortedError, BlockedError, UsageError
 from reshelve.session import attach
+from reshelve.state import RunState
 
 
 def clean(
@@ -19,6 +21,9 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     without_source: Annotated[
         bool, typer.Option("--without-source", help="Also when the source does not answer: its slot is left there.")
+    ] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Also while the previous index is kept for a rollback (rollback.grace_hours).")
     ] = False,
     as_json: JsonOption = False,
     bootstrap: BootstrapOption = None,
@@ -33,6 +38,8 @@ def clean(
             remedy = f"end that first: reshelve retire {state.run}"
             raise UsageError(f"run {state.run} is followed", why="its index gets changes", remedy=remedy)
         leftovers = find_leftovers(session.context, state)
+        if leftovers.index and leftovers.index == session.context.plan.previous_index:
+            _require_grace_over(state, now)
         say(f"{len(leftovers.topics)} topics: {', '.join(leftovers.topics) or 'none'}")
         say(
             f"index: {leftovers.index or 'none'}"
@@ -57,6 +64,19 @@ def clean(
         show_json({"run": str(state.run), **leftovers.as_dict()})
     else:
         show(f"Removed {len(leftovers.topics)} topics" + (f" and index {leftovers.index}." if leftovers.index else "."))
+
+
+def _require_grace_over(state: RunState, now: bool) -> None:
+    """Raises BlockedError while the previous index is kept for a rollback."""
+    until = state.kept_until
+    if until is None or now or until <= datetime.now(UTC):
+        return
+    raise BlockedError(
+        "the previous index is kept for a rollback",
+        where=str(state.run),
+        why=f"the grace period lasts until {until.isoformat(timespec='seconds')} (rollback.grace_hours)",
+        remedy="clean again after that, or with --now: there is no rollback then",
+    )
 
 
 def _say_source(context: RunContext, leftovers: Leftovers, without_source: bool) -> None:

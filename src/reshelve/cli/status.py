@@ -182,6 +182,8 @@ def status_facts(
         "validation": state.facts.get("validated", {}).get("summary"),
         "queries": state.facts.get("queries", {}).get("summary"),
         "waivers": [{name: one[name] for name in ("at", "by", "why", "count")} for one in state.waivers],
+        "phases": state.phase_facts(),
+        "kept_until": state.kept_until.isoformat(timespec="seconds") if state.kept_until else None,
         "rolled_back": state.rolled_back,
         "cleaned": state.cleaned,
     }
@@ -264,6 +266,9 @@ def _text(found: dict[str, Any]) -> str:
         lines.append(f"  environment {found['environment']}")
     if found["limit"]:
         lines.append(f"  limit       {found['limit']['text']}")
+    lines += [f"  phase       {_phase(one)}" for one in found["phases"]]
+    if found["kept_until"]:
+        lines.append(f"  rollback    the previous index is kept until {found['kept_until']}")
     if found["changes"]:
         lines += _change_lines(found["changes"])
     checkpoint = found["checkpoint"]
@@ -284,6 +289,12 @@ def _text(found: dict[str, Any]) -> str:
     if found["duration_seconds"] is not None:
         lines.append(f"  duration    {span(found['duration_seconds'])}")
     return "\n".join(lines)
+
+
+def _phase(phase: Mapping[str, Any]) -> str:
+    if phase["ended"]:
+        return f"{phase['name']}: copied at {phase['ended']}"
+    return f"{phase['name']}: " + (f"being copied since {phase['began']}" if phase["began"] else "waits")
 
 
 def _change_lines(changes: Mapping[str, Any]) -> list[str]:

@@ -56,7 +56,8 @@ def alias_name(value: str) -> str:
     return value
 
 
-def column_names(value: object) -> object:
+def one_or_more(value: object) -> object:
+    """A text alone is a list of one."""
     return (value,) if isinstance(value, str) else value
 
 

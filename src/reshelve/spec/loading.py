@@ -16,7 +16,8 @@ from reshelve.errors import Problem, SpecError
 from reshelve.redaction import redact
 from reshelve.spec.definition import read_definition
 from reshelve.spec.environments import lay_environment
-from reshelve.spec.model import Spec
+from reshelve.spec.model import Spec, path_of
+from reshelve.spec.scope import scope_faults
 from reshelve.spec.secrets import remember_secrets, written_secrets
 from reshelve.spec.yaml_source import Path as FieldPath
 from reshelve.spec.yaml_source import YamlSource, read_yaml
@@ -69,9 +70,12 @@ def parse(
         raise SpecError(sorted(map(_redacted, problems), key=_position))
     spec: Spec | None = None
     try:
-        spec = Spec.model_validate(source.value, context={"folder": folder})
+        spec = Spec.model_validate(source.value, context={"folder": folder, "planned": definition is not None})
     except ValidationError as error:
         problems += _translate(error, source)
+    if spec is not None:
+        faults = scope_faults(spec.scope, spec.phases, spec.source.postgres.key)
+        problems += [Problem(source.place(path_of(fault.field)), fault.what, fault.remedy) for fault in faults]
     if definition is None:
         definition, found = _definition(source, folder)
         problems += found
@@ -142,7 +146,11 @@ def _message(detail: ErrorDetails) -> str:
         case "model_type" | "model_attributes_type" | "dict_type":
             return "should be a mapping of fields"
         case "tuple_type":
-            return "should be the name of a column, or a list of them"
+            return (
+                "should be the name of a column, or a list of them"
+                if detail["loc"][-1] in ("key", "columns")
+                else "should be a list"
+            )
         case "string_too_short" | "too_short":
             return "is empty"
         case "string_pattern_mismatch":

@@ -7,78 +7,18 @@ import os.path
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
-from reshelve.spec.fields import NUMBER, Rate, Section, Text, alias_name, byte_size, http_url, off_text, setting_texts
+from reshelve.spec.approval import Approval
+from reshelve.spec.fields import NUMBER, Rate, Section, Text, byte_size, one_or_more, setting_texts
+from reshelve.spec.reason import Why, or_text, why_section
+from reshelve.spec.rollback import Rollback
+from reshelve.spec.scope import Phase, Scope
 from reshelve.spec.secrets import MASK, is_secret_setting, without_passwords
 from reshelve.spec.source import Changes, Replication, Source, changes_section
-from reshelve.spec.statement import clean_predicate
+from reshelve.spec.target import Target
+from reshelve.spec.validation import Validation
 from reshelve.spec.yaml_source import YamlSource
-
-
-class Scope(Section):
-    """Which documents are rebuilt. Everything the query returns, when left out."""
-
-    where: Annotated[Text, AfterValidator(clean_predicate)] | None = Field(
-        default=None,
-        description="SQL predicate over the columns of the query's result. Null: all rows, because a rebuilt "
-        "index that lacks documents must be asked for.",
-    )
-
-
-class OpenSearch(Section):
-    """The OpenSearch cluster and the alias that searches use."""
-
-    url: Annotated[Text, AfterValidator(http_url)] = Field(description="http:// or https:// URL of any node.")
-    alias: Annotated[Text, AfterValidator(alias_name)] = Field(
-        description="Alias that searches use; it is moved to the new index at the end. Created when missing."
-    )
-    index: Text = Field(
-        description="File with the new index's `settings` and `mappings` as JSON, relative to the spec."
-    )
-    username: Text | None = Field(default=None, description="User name. Null: none, or the one in the URL.")
-    password: Text | None = Field(
-        default=None, description="Password, by `${NAME}`. Null: none, or the one in the URL.", repr=False
-    )
-    ca_certs: Text | None = Field(
-        default=None,
-        description="PEM file of the authorities to trust, relative to the spec. Null: those of the system.",
-    )
-    verify_certs: bool = Field(
-        default=True,
-        description="Whether the server's certificate is checked. True: anything else invites forgery.",
-    )
-
-    @field_validator("ca_certs")
-    @classmethod
-    def _beside_the_spec(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is None:
-            return None
-        path = Path((info.context or {}).get("folder", "")) / value
-        if not path.is_file():
-            raise ValueError(f"no such file: {path}")
-        return str(path)
-
-    @model_validator(mode="after")
-    def _credentials_together(self) -> OpenSearch:
-        if (self.username is None) != (self.password is None):
-            raise ValueError("username and password go together")
-        return self
-
-
-class Target(Section):
-    """Where the documents go."""
-
-    opensearch: OpenSearch
 
 
 class Kafka(Section):
@@ -139,60 +79,6 @@ class Limits(Section):
     )
 
 
-class Queries(Section):
-    """Searches whose answers are compared, old index against new."""
-
-    file: Text = Field(
-        description="File with searches, one JSON object a line: `name`, and `body` as `_search` takes it; relative "
-        "to the spec."
-    )
-    k: Annotated[int, Field(ge=1, le=1000), NUMBER] = Field(
-        default=10, description="How many of the first hits are compared. 10: a first page of results."
-    )
-    min_overlap: Annotated[float, Field(ge=0, le=1), NUMBER] | None = Field(
-        default=None,
-        description="Share of the first k hits that both indexes must have in common, on average over the searches. "
-        "Null: shown, but no gate; a new mapping is often meant to find something else.",
-    )
-    min_rbo: Annotated[float, Field(ge=0, le=1), NUMBER] | None = Field(
-        default=None,
-        description="Rank-biased overlap (p = 0.9) that must be reached on average. Null: shown, but no gate.",
-    )
-
-    @field_validator("file")
-    @classmethod
-    def _queries_beside_the_spec(cls, value: str, info: ValidationInfo) -> str:
-        path = Path((info.context or {}).get("folder", "")) / value
-        if not path.is_file():
-            raise ValueError(f"no such file: {path}")
-        return str(path)
-
-
-class Validation(Section):
-    """How the result is proven before it is swapped in."""
-
-    counts: Annotated[Literal["exact", "off"], BeforeValidator(off_text)] = Field(
-        default="exact", description="Whether documents are counted per partition, topic against index."
-    )
-    checksums: bool = Field(
-        default=True,
-        description="Whether checksums of keys and versions are compared per partition, topic against index.",
-    )
-    samples_per_partition: Annotated[int, Field(ge=0, le=100_000), NUMBER] = Field(
-        default=200,
-        description="Whole documents compared per partition, source against index. 200: a fault in 1.5 % "
-        "of the documents is found with 95 % certainty in each partition. 0: none.",
-    )
-    full: bool = Field(
-        default=False,
-        description="Whether every document is compared whole, source against index. False: checksums and samples "
-        "prove the same but for documents that were wrong when they were read; it takes about as long as the copy.",
-    )
-    queries: Queries | None = Field(
-        default=None, description="Real searches to compare, old index against new. Null: none."
-    )
-
-
 class Environment(Section):
     """What differs where the spec is used there: any other section of the spec, field by field."""
 
@@ -209,9 +95,23 @@ class Spec(Section):
         "and the new index are named after it."
     )
     owner: Text | None = Field(default=None, description="Who answers for it, for the report. Null: not said.")
-    why: Text | None = Field(default=None, description="Why it is done, for the report. Null: not said.")
+    delegates: Annotated[tuple[Text, ...], BeforeValidator(one_or_more)] = Field(
+        default=(),
+        description="Who may answer for it instead of the owner. Empty: nobody.",
+        json_schema_extra={"type": ["string", "array", "null"]},
+    )
+    why: Annotated[Why | None, BeforeValidator(why_section)] = Field(
+        default=None,
+        description="Why it is done: a text, or a mapping with `kind`, `reference` and `text`. Null: not said.",
+        json_schema_extra=or_text,
+    )
     source: Source
     scope: Scope = Field(default_factory=Scope)
+    phases: tuple[Phase, ...] = Field(
+        default=(),
+        description="Parts in which the scope is copied, in this order; together they cover it, without gap and "
+        "overlap. Empty: all at once.",
+    )
     target: Target
     kafka: Kafka
     changes: Annotated[Changes, BeforeValidator(changes_section)] = Field(
@@ -227,6 +127,8 @@ class Spec(Section):
     )
     limits: Limits = Field(default_factory=Limits)
     validation: Validation = Field(default_factory=Validation)
+    rollback: Rollback = Field(default_factory=Rollback)
+    approval: Approval = Field(default_factory=Approval)
     transform: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
@@ -247,15 +149,26 @@ class Spec(Section):
     _definition: dict[str, Any] = PrivateAttr(default_factory=dict)
     _origin: YamlSource = PrivateAttr(default_factory=lambda: YamlSource("spec"))
 
-    @field_validator("scope", "limits", "validation", "environments", mode="before")
+    @field_validator("scope", "limits", "validation", "rollback", "approval", "environments", mode="before")
     @classmethod
     def _empty_section(cls, value: object) -> object:
         return {} if value is None else value
+
+    @field_validator("phases", "delegates", mode="before")
+    @classmethod
+    def _empty_list(cls, value: object) -> object:
+        return () if value is None else value
 
     @model_validator(mode="after")
     def _something_to_follow(self) -> Spec:
         if self.follow == "always" and self.changes.mode == "none":
             raise ValueError("follow: always needs changes to follow; changes is none")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_to_approve(self) -> Spec:
+        if self.approval.required != "none" and self.owner is None:
+            raise ValueError("an approval is required (approval.required), and the spec names no owner to give it")
         return self
 
     @property
@@ -286,11 +199,11 @@ class Spec(Section):
     def place(self, field: str) -> str:
         """`file:line:column` of a field, e.g. `source.postgres.key` or `source.postgres.depends_on.0.table`, or of
         what it would stand in."""
-        return self._origin.place(_path(field))
+        return self._origin.place(path_of(field))
 
     def place_inside(self, field: str, offset: int) -> str:
         """`file:line:column` of the character at `offset` of a text, exact for literal blocks (`|`)."""
-        return self._origin.place_inside(_path(field), offset)
+        return self._origin.place_inside(path_of(field), offset)
 
     def public(self) -> dict[str, Any]:
         """The resolved spec without secrets, for the plan and the journal."""
@@ -302,6 +215,9 @@ class Spec(Section):
             opensearch["ca_certs"] = os.path.relpath(opensearch["ca_certs"], self._folder)
         if opensearch["password"] is not None:
             opensearch["password"] = MASK
+        for keys in ("allowed_signers", "revoked_keys"):
+            if data["approval"][keys] is not None:
+                data["approval"][keys] = os.path.relpath(data["approval"][keys], self._folder)
         if data["validation"]["queries"] is not None:
             queries = data["validation"]["queries"]
             queries["file"] = os.path.relpath(queries["file"], self._folder)
@@ -314,7 +230,8 @@ class Spec(Section):
         return data
 
 
-def _path(field: str) -> tuple[str | int, ...]:
+def path_of(field: str) -> tuple[str | int, ...]:
+    """Of a dotted name; numbers are those of list items."""
     return tuple(int(step) if step.isdigit() else step for step in field.split("."))
 
 

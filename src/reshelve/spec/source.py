@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from reshelve.spec.fields import Section, Text, column_names, http_url, postgres_url, setting_texts
+from reshelve.spec.fields import Section, Text, http_url, one_or_more, postgres_url, setting_texts
 from reshelve.spec.statement import clean_query
 
 
@@ -14,7 +14,7 @@ class Dependency(Section):
     """A table that the query reads besides the one that the key comes from: whose changes alter which documents."""
 
     table: Text = Field(description="Table as `schema.table`; without a schema, of schema `public`.")
-    key: Annotated[tuple[Text, ...], BeforeValidator(column_names)] | None = Field(
+    key: Annotated[tuple[Text, ...], BeforeValidator(one_or_more)] | None = Field(
         default=None,
         description="Column, or list of columns, of this table that hold the document key of the documents that its "
         "row is part of. Null: `lookup` says which they are.",
@@ -26,7 +26,7 @@ class Dependency(Section):
         "`%(values)s` is the array of a single column's values; of several columns each is an array by its name. "
         "Null: `key` holds them.",
     )
-    columns: Annotated[tuple[Text, ...], BeforeValidator(column_names)] | None = Field(
+    columns: Annotated[tuple[Text, ...], BeforeValidator(one_or_more)] | None = Field(
         default=None,
         description="Columns of this table whose values, old and new, `lookup` gets.",
         json_schema_extra={"type": ["string", "array", "null"]},
@@ -58,7 +58,7 @@ class Postgres(Section):
         description="Connection URL or keyword string of the primary, as libpq takes it. "
         "Reference the password by `${NAME}`: the text of the spec is kept in the journal."
     )
-    key: Annotated[tuple[Text, ...], BeforeValidator(column_names)] = Field(
+    key: Annotated[tuple[Text, ...], BeforeValidator(one_or_more)] = Field(
         min_length=1,
         description="Column, or list of columns, of the query's result that names a document. "
         "It must be unique, not null and indexed; its text is the `_id` (columns joined by `|`), "

@@ -75,7 +75,7 @@ class YamlSource:
     def place(self, path: Path, *, of_key: bool = False) -> str:
         """`file:line:column` of the value at `path` (or of its key), or of the nearest thing around it."""
         while True:
-            at = self._keys.get(path) if of_key else self._values.get(path)
+            at = (self._keys.get(path) if of_key else None) or self._values.get(path)  # items of lists have no key
             if at is not None or not path:
                 line, column = at or (1, 1)
                 return f"{self.name}:{line}:{column}"

@@ -19,7 +19,8 @@ from reshelve.consumers.opensearch import refusal
 from reshelve.context import RunContext
 from reshelve.errors import ReshelveError
 from reshelve.model import Segment
-from reshelve.producers.planner import estimate_query, plan_segments, sample_size, tile
+from reshelve.producers.planner import estimate_query, sample_size
+from reshelve.producers.segments import plan_segments, tile
 from reshelve.producers.source import source_session
 from reshelve.schemas.codec import CodecError
 from reshelve.validator.target import PointInTime

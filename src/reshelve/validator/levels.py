@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from reshelve.errors import UsageError
-from reshelve.spec.model import Validation as Asked
+from reshelve.spec.validation import Validation as Asked
 
 Level: TypeAlias = Literal["counts", "checksums", "samples", "full", "queries"]
 LEVELS: Final[tuple[Level, ...]] = ("counts", "checksums", "samples", "full", "queries")

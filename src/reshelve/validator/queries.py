@@ -17,7 +17,7 @@ from reshelve.consumers.opensearch import reason, refusal
 from reshelve.context import RunContext
 from reshelve.errors import ReshelveError, Unreachable, UsageError
 from reshelve.redaction import redact
-from reshelve.spec.model import Queries
+from reshelve.spec.validation import Queries
 from reshelve.validator.ranking import overlap, rank_biased_overlap
 
 WORST: Final = 10
