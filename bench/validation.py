@@ -26,13 +26,14 @@ from reshelve.validator.levels import Levels
 LEVELS = ("counts", "checksums", "samples", "full")
 WANTED = {"checksums": 5.0, "full": 1.5}  # times the copy
 COPY = "copy"
-_COPY_ROLES = ("page reader", "indexer")
+SETTLING = "refresh"
+_ROLES = {COPY: ("page reader", "indexer"), SETTLING: ()}
 _READY = "validator ready"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The copy, or a level: medians of the rounds.
+    """The copy, the refresh after it, or a level: medians of the rounds.
 
     cpu_us    of our processes, for a document
     peak_mib  the highest of all rounds, by role
@@ -47,7 +48,7 @@ class Step:
 
     @classmethod
     def of(cls, name: str, rounds: Sequence[Measured], loads: Sequence[float]) -> Step:
-        roles = _COPY_ROLES if name == COPY else ("validator",)
+        roles = _ROLES.get(name, ("validator",))
         peaks = {role: max(one.peak_rss[n] for one in rounds) / MIB for n, role in enumerate(roles)}
         cpu = median(one.cpu_us or 0.0 for one in rounds)
         rate = median(one.rate for one in rounds)
@@ -72,15 +73,17 @@ class CheckedRun(BenchRun):
             raise SystemExit(found.summary())
         return measured
 
-    def await_merges(self) -> None:
-        """Until the index has done what the copy left it to do: else the first level would pay for it."""
+    def settle(self) -> Measured:
+        """What the copy has left the index to do, and the first level would pay for: a refresh, and merges."""
+        indices, started = self.context.opensearch.indices, time.monotonic()
+        indices.refresh(index=self.index)
 
         def merged() -> bool:
             time.sleep(0.2)
-            stats = self.context.opensearch.indices.stats(index=self.index, metric="merge")
-            return bool(stats["_all"]["primaries"]["merges"]["current"] == 0)
+            return bool(indices.stats(index=self.index, metric="merge")["_all"]["primaries"]["merges"]["current"] == 0)
 
         self._wait(merged)
+        return Measured(self.documents, time.monotonic() - started, None)
 
     def _assigned(self, role: str) -> bool:
         if role != "validator":
@@ -109,7 +112,7 @@ class ValidationBench:
         for _ in range(rounds):
             with self._run(documents) as run:
                 taken[COPY].append(self._told(COPY, run.end_to_end()))
-                run.await_merges()
+                taken[SETTLING].append(self._told(SETTLING, run.settle()))
                 for level in LEVELS:
                     taken[level].append(self._told(level, run.check(level)))
         for name, each in taken.items():
