@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from reshelve.applied import Applied
+from reshelve.approval.standing import look
 from reshelve.consumers import generation
 from reshelve.consumers.generation import Health
 from reshelve.consumers.reject_picture import look_at_rejects
@@ -70,6 +71,7 @@ def gather(
         following=_following(context, live) if followed else None,
         queries=queries,
         minimum=minimum_of(context),
+        approval=look(context, "cutover"),
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reshelve.applied import Applied, seconds_behind
+from reshelve.approval.standing import Standing
 from reshelve.consumers.alias import Alias, obstacle
 from reshelve.errors import GateClosed
 from reshelve.producers.slot import SlotState
@@ -92,6 +93,7 @@ class GateFacts:
     alias          what the public alias' name stands for now; previous_index: what it was planned to leave
     previous_uuid  of the previous index when planned; found_previous_uuid: now
     following      None without live changes
+    approval       how it stands with that of the swap; None: the spec asks for none
     """
 
     tiling: Tiling
@@ -112,6 +114,7 @@ class GateFacts:
     redriven: int = 0
     queries: QueriesVerdict | None = None
     minimum: str = ""
+    approval: Standing | None = None
 
     @property
     def undrained(self) -> dict[int, int]:
@@ -129,6 +132,7 @@ def gates(facts: GateFacts) -> tuple[Gate, ...]:
         _validation(facts),
         _recomputation(facts),
         *_queries(facts),
+        *_approved(facts),
         *standing(facts),
     )
 
@@ -214,6 +218,11 @@ def _queries(facts: GateFacts) -> tuple[Gate, ...]:
             "the report lists the worst searches: correct index definition or query, or lower the minimum in the spec",
         ),
     )
+
+
+def _approved(facts: GateFacts) -> tuple[Gate, ...]:
+    found = facts.approval
+    return () if found is None else (Gate("approved", found.summary(), found.needed, found.accepted, found.remedy),)
 
 
 def _follow(facts: Following) -> tuple[Gate, ...]:

@@ -148,6 +148,13 @@ class KafkaCluster:
                 if time.monotonic() > deadline:
                     raise refusal(errors[0] if errors else error, what, self.bootstrap) from None
 
+    def cluster_id(self) -> str:
+        """What the brokers call their cluster. Raises ReshelveError."""
+        try:
+            return self.ask(lambda admin: admin.cluster_id(ANSWER_TIMEOUT_S))
+        except KafkaException as error:
+            raise refusal(error, "cannot ask for the cluster's identifier", self.bootstrap) from None
+
     def create_topic(
         self, name: str, partitions: int, config: Mapping[str, str], replication_factor: int | None
     ) -> None:

@@ -25,12 +25,13 @@ from functools import partial
 from typing import Any, Final
 
 from reshelve.abort import Ending, abort_run
+from reshelve.approval.standing import require_approved, spend
 from reshelve.consumers import generation
 from reshelve.consumers.reject_picture import look_at_rejects
 from reshelve.context import RunContext
 from reshelve.cutover import cut_over, gather
 from reshelve.errors import AbortedError, BlockedError, GateClosed, Interrupted, ReshelveError, Unreachable
-from reshelve.gates import GateFacts, LiveFacts, gates
+from reshelve.gates import GateFacts, LiveFacts, gates, require_open
 from reshelve.live import LiveChanges
 from reshelve.model import facts
 from reshelve.phases import PhasedCopy
@@ -110,6 +111,7 @@ class Run:
             self._close()
             return
         self._watch.enter("create")
+        require_approved(self._context, self._watch.record, self._watch.observer.say)
         if not self._state.index_uuid:
             self._watch.await_resume()
         self._create()
@@ -367,7 +369,10 @@ def swap_alias(
 
     The entry `cutover_began` is also the fence: who drove this reindex before can't get past writing it."""
     plan = context.plan
-    record("gates", {"gates": [gate.as_dict() for gate in gates(found)]})
+    judged = gates(found)
+    record("gates", {"gates": [gate.as_dict() for gate in judged]})
+    require_open(judged)
+    spend(found.approval, record)
     move = {"alias": plan.alias, "from": plan.previous_index, "to": plan.index}
     record("cutover_began", move)
     health = cut_over(context, found, report=say)

@@ -5,6 +5,9 @@ from dataclasses import replace
 import pytest
 
 from reshelve.applied import Applied
+from reshelve.approval.decision import Decision
+from reshelve.approval.payload import Payload
+from reshelve.approval.standing import Standing
 from reshelve.consumers.alias import Alias
 from reshelve.errors import GateClosed
 from reshelve.gates import Following, GateFacts, LiveFacts, gates, require_open, standing
@@ -81,6 +84,18 @@ def test_all_gates_are_open(facts: GateFacts) -> None:
 )
 def test_each_gate_closes_for_its_reason(facts: GateFacts, closed: list[str]) -> None:
     assert _closed(facts) == closed
+
+
+def test_a_swap_that_needs_an_approval_waits_for_it() -> None:
+    missing = Standing(Decision(None, reasons=("it expired",)), "signed by alice", remedy="reshelve approve")
+    (closed,) = [gate for gate in gates(replace(_OPEN, approval=missing)) if not gate.open]
+    assert (closed.name, closed.value, closed.threshold) == ("approved", "it expired", "signed by alice")
+    assert closed.remedy == "reshelve approve" and not closed.passing
+    payload = Payload("run", "alice", "cities", "cities", "h", "K", "O", None, "n", "2026-01-01T00:00:00+00:00")
+    given = Standing(Decision(payload, "SHA256:x", 0), "signed by alice")
+    found = gates(replace(_OPEN, approval=given))
+    require_open(found)
+    assert [gate.value for gate in found if gate.name == "approved"] == ["by alice (SHA256:x)"]
 
 
 def test_every_closed_gate_is_named_with_value_threshold_and_remedy() -> None:
