@@ -26,12 +26,12 @@ from reshelve.errors import BlockedError, TargetRefused
 from reshelve.journal import JournalWriter, create_journal, read_journal
 from reshelve.kafka import KafkaCluster
 from reshelve.lease import Lease
-from reshelve.model import ChangePlan, RunId
+from reshelve.model import ChangePlan, RunId, facts
 from reshelve.plan import Forecast, Plan, plan_topics, run_name, sealed
+from reshelve.plan_difference import facts_differences
 from reshelve.producers.planner import describe_source
 from reshelve.producers.segments import tile
 from reshelve.producers.source import source_session
-from reshelve.session import plan_changes
 from reshelve.spec import Spec
 from reshelve.state import RunState, fold
 from reshelve.validator.ahead import Ahead, find_ahead
@@ -129,8 +129,21 @@ def _built(builder: RunState, spec: Spec, say: Say) -> RunId:
 
 def spec_changes(plan: Plan, spec: Spec) -> list[str]:
     """What the spec says otherwise than the plan of what a document is, field by field. Pure."""
-    as_planned = replace(plan, spec=spec.public(), definition=spec.definition)
-    return plan_changes(plan, as_planned)
+    return meaning_changes(plan, replace(plan, alias=spec.target.opensearch.alias, spec=spec.public()))
+
+
+def meaning_changes(before: Plan, after: Plan) -> list[str]:
+    """What differs between two plans of what a document is, field by field; of how a run goes on, nothing. Pure."""
+    return [str(one) for one in facts_differences(_meaning(before), _meaning(after))]
+
+
+def _meaning(plan: Plan) -> dict[str, Any]:
+    source = facts(plan.source)
+    return {
+        "alias": plan.alias,
+        "spec": {name: plan.spec.get(name) for name in ("source", "scope", "transform")},
+        "source": {name: source[name] for name in ("system_identifier", "timeline", "key", "tables")},
+    }
 
 
 @dataclass(frozen=True)
@@ -147,7 +160,7 @@ class Adoption:
         """The run that stands for the index, by then in the journal. Raises ReshelveError."""
         plan = self._plan()
         for known in reversed(adopters_of(fold(read_journal(self.cluster)).values(), plan.reindex, self.found.uuid)):
-            changed = plan_changes(known.plan, plan)
+            changed = meaning_changes(known.plan, plan)
             if changed:
                 self.say(
                     f"run {known.run}, which adopted index {plan.index}, is of no use any more: changed since: "
@@ -196,14 +209,14 @@ class Adoption:
 
     def _complete(self, plan: Plan, known: RunState | None) -> RunId:
         """Steps 1 to 4. `known`: as far as an adoption that was left has come."""
-        context, run = RunContext(plan, self.spec), plan.id
+        context, run = RunContext(plan, self.spec if known is None else plan.resolve()), plan.id
         require_few(plan.index, self._find_ahead(context), self.spec.name)
         journal = JournalWriter(self.cluster, run, shared=True, still_leader=self.lease.confirm, waiting=self._waiting)
         if known is None:
-            facts: dict[str, Any] = {"plan": plan.as_dict(), "owner": self.spec.owner, "why": self.spec.why}
-            journal.append("planned", facts | {"uuid": self.found.uuid})
+            said = {"owner": self.spec.owner, "why": self.spec.why}
+            journal.append("planned", {"plan": plan.as_dict(), "uuid": self.found.uuid} | said)
         for topic in plan.topics:
-            self.cluster.create_topic(topic.name, topic.partitions, topic.config, self.spec.kafka.replication_factor)
+            self.cluster.create_topic(topic.name, topic.partitions, topic.config, context.spec.kafka.replication_factor)
         for role, name in (("keys", "changes"), ("indexer", "documents")):
             self.cluster.start_group(run.group(role), run.topic(name), context.partitions)
         made = {"index": plan.index, "uuid": self.found.uuid, "topics": [topic.name for topic in plan.topics]}

@@ -100,8 +100,9 @@ def _in_kafka_and_target(context: RunContext, state: RunState) -> Leftovers:
 def _of_adopted(context: RunContext, state: RunState, topics: tuple[str, ...], groups: tuple[str, ...]) -> Leftovers:
     """The index was there before the run: it is never removed."""
     plan = context.plan
-    kept = f"index {plan.index} is kept: it was adopted, no run has built it"
-    pointed = generation.alias_targets(context.opensearch, plan.write_alias).indexes
+    there = generation.uuid(context.opensearch, plan.index) == state.index_uuid
+    kept = f"index {plan.index} is kept: it was adopted, no run has built it" if there else ""
+    pointed = there and generation.alias_targets(context.opensearch, plan.write_alias).indexes
     shared = adopted_by_others(state, fold(read_journal(context.cluster)).values())
     alias = plan.write_alias if pointed and not shared else ""
     return Leftovers(topics, groups, "", state.index_uuid, kept, alias=alias)

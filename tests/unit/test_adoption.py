@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from test_plan import a_plan
 
-from reshelve.adopt import MOST_AHEAD, adopters_of, builder_of, require_few
+from reshelve.adopt import MOST_AHEAD, adopters_of, builder_of, meaning_changes, require_few
 from reshelve.cleanup import adopted_by_others
 from reshelve.consumers.adoption import FoundIndex, reasons_against
 from reshelve.consumers.alias import Alias
@@ -55,6 +56,17 @@ def test_what_stands_against_an_index(changes: dict[str, Any], why: str) -> None
 def test_nothing_stands_against_one_that_has_its_private_alias_already() -> None:
     assert reasons_against(FINE) == []
     assert reasons_against(replace(FINE, private=Alias("old.write", ("old",)))) == []
+
+
+def test_what_a_document_is_and_not_how_a_run_goes_on() -> None:
+    plan = a_plan()
+    assert meaning_changes(plan, plan) == []
+    moved = replace(plan, index="x", definition={}, spec=plan.spec | {"limits": {}, "owner": "ada"})
+    assert meaning_changes(plan, moved) == []
+    altered = replace(plan, source=replace(plan.source, timeline=2), spec=plan.spec | {"transform": "m:f"})
+    assert [change.partition(":")[0] for change in meaning_changes(plan, altered)] == [
+        "source.timeline", "spec.transform",
+    ]  # fmt: skip
 
 
 def _state(name: str, index: str, *, adopted: bool = False, uuid: str = "u", kinds: tuple[str, ...] = ()) -> RunState:
