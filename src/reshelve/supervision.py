@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -43,6 +44,7 @@ class Options:
     until                  "copied" or "validated" stops before the swap; None goes through
     page_readers, key_readers, indexers  workers on this machine; others may join from elsewhere
     reports                where report and logs go, in a folder named after the run
+    now                    the time of day, for maintenance windows
     """
 
     until: str | None
@@ -51,13 +53,14 @@ class Options:
     indexers: int
     reports: Path
     environ: dict[str, str]
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
 class Supervision:
     """Watches one run. `stop` is set by Ctrl-C or SIGTERM."""
 
     def __init__(self, session: Session, options: Options, observer: Observer, stop: threading.Event) -> None:
-        self.context, self._session = session.context, session
+        self.context, self._session, self._now = session.context, session, options.now
         self.observer, self._stop = observer, stop
         self._folder = options.reports / str(self.context.run)
         self.children = Children(str(self.context.run), options.environ, self._folder / "logs", self._on_death)
@@ -199,7 +202,7 @@ class Supervision:
     def _steer(self) -> Steering:
         """Raises AbortedError when the run is to end."""
         if self._steering is None:
-            self._steering = Steering(self.context, self._session.state, self.record, self.observer.say)
+            self._steering = Steering(self.context, self._session.state, self.record, self.observer.say, self._now)
         self._steering.poll()
         return self._steering
 

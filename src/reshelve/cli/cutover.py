@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Final
 
 from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_environment, cluster_of
 from reshelve.cli.display import make_display
 from reshelve.cli.options import REPORTS, IndexersOption, KeyReadersOption, ReportsOption
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.cli.signals import stop_on_signals
+from reshelve.control import read_control
 from reshelve.cutover import gather
 from reshelve.errors import BlockedError, UsageError
 from reshelve.progress import read_tiling
 from reshelve.report import report_facts, save_report
 from reshelve.run import Run, swap_alias
 from reshelve.session import Session, attach
+from reshelve.steering import require_running
 from reshelve.supervision import Options
 from reshelve.validator.queries import QueriesVerdict
 from reshelve.validator.verdict import Validation
+
+_TIMEOUT_S: Final = 30.0
 
 
 def cutover(
@@ -55,6 +60,7 @@ def cutover(
 
 def _swap(session: Session, reports: Path) -> None:
     state, context = session.state, session.context
+    require_running(context, read_control(context.cluster, context.run, timeout=_TIMEOUT_S))
     validated = state.facts.get("validated")
     validation = None if validated is None else Validation.from_dict(validated)
     compared = state.facts.get("queries")

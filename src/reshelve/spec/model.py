@@ -18,6 +18,7 @@ from reshelve.spec.secrets import MASK, is_secret_setting, without_passwords
 from reshelve.spec.source import Changes, Replication, Source, changes_section
 from reshelve.spec.target import Target
 from reshelve.spec.validation import Validation
+from reshelve.spec.window import Window
 from reshelve.spec.yaml_source import YamlSource
 
 
@@ -127,6 +128,10 @@ class Spec(Section):
     )
     limits: Limits = Field(default_factory=Limits)
     validation: Validation = Field(default_factory=Validation)
+    window: Window | None = Field(
+        default=None,
+        description="When the run may work; outside it pauses by itself. Null: always.",
+    )
     rollback: Rollback = Field(default_factory=Rollback)
     approval: Approval = Field(default_factory=Approval)
     transform: str | None = Field(
