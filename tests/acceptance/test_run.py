@@ -57,7 +57,12 @@ def _rebuild(p: Pipeline, client: OpenSearch, first: str) -> str:
         "settings": {"number_of_shards": 2, "number_of_replicas": 0, "refresh_interval": "7s"},
         "mappings": {"properties": {**DEFINITION["mappings"]["properties"], "name": {"type": "keyword"}}},
     }
-    p.write(definition=definition, owner="search team", limits={"documents_per_second": 100_000})
+    p.write(
+        definition=definition,
+        owner="search team",
+        limits={"documents_per_second": 100_000},
+        rollback={"grace_hours": 1},
+    )
     done = p.run("--json").expect(0)
     index = p.last_run.index
     assert alias_of(client, p.alias) == [index] != [first]
@@ -84,6 +89,7 @@ def _roll_back_and_clean(p: Pipeline, client: OpenSearch, first: str, second: st
     listed = {one["run"]: one for one in p.reshelve("runs", "--json").expect(0).json["runs"]}
     assert [listed[str(state.run)]["state"] for state in p.states()] == ["completed", "completed"]
     assert f"{run}" in p.reshelve("runs").expect(0).stdout
+    assert "kept for a rollback" in p.reshelve("clean", run, "--yes").expect(3).stderr
     p.reshelve("rollback", run).expect(0)
     assert alias_of(client, p.alias) == [first]
     assert p.reshelve("status", run, "--json").expect(0).json["state"] == "rolled back"

@@ -20,7 +20,9 @@ _KILLS = {"pages": 4, "indexer": 4, "validator": 2, "run": 4}
 
 def test_killed_anywhere_running_again_completes(victims: Victims, search: OpenSearch) -> None:
     victim = victims(_ROWS)
-    victim.write(partitions=4, limits={"documents_per_second": 3_000})
+    thirds = [{"high": 10_000}, {"low": 10_000, "high": 20_000}, {"low": 20_000}]
+    phases = [{"name": f"third{number}", "keys": keys} for number, keys in enumerate(thirds)]
+    victim.write(partitions=4, limits={"documents_per_second": 3_000}, phases=phases)
     dice, killed = random.Random(20), Counter[str]()
     run, runs = victim.start_run(), 1
     deadline = time.monotonic() + 2 * PATIENCE_S
@@ -36,6 +38,7 @@ def test_killed_anywhere_running_again_completes(victims: Victims, search: OpenS
     victim.assert_equal(search)
     assert len(victim.indexed(search)) == _ROWS
     _assert_tiled(victim)
+    assert [bool(one["began"] and one["ended"]) for one in victim.states()[-1].phase_facts()] == [True] * 3
 
 
 def _kill_one(victim: Victim, run: subprocess.Popen[str], dice: random.Random, killed: Counter[str]) -> None:

@@ -22,7 +22,7 @@ from reshelve.producers.planner import (
     reads_in_key_order,
     source_query,
 )
-from reshelve.producers.segments import plan_segments
+from reshelve.producers.segments import divide, plan_segments
 from reshelve.producers.source import open_session
 from reshelve.spec import Spec, parse
 
@@ -73,8 +73,9 @@ def a_spec(
     name: str = "t",
     opensearch: str = "http://h",
     mappings: dict[str, object] | None = None,
+    sections: str = "",
 ) -> Spec:
-    scope = f"scope: {{where: {where!r}}}" if where else ""
+    scope = f"scope: {{where: {where!r}}}" if where else sections
     text = f"""
 reindex: {name}
 source: {{postgres: {{url: "${{SOURCE_URL}}", key: {key}, query: "{query}"}}}}
@@ -123,6 +124,69 @@ def test_segments_tile_and_share_the_rows(
     assert sum(counts) == row[0]
     if least == 8:
         assert max(counts) < 3 * sum(counts) / 8
+
+
+PHASES = (  # of the tenants upper(md5()) in collation C, and one that is lower case: it comes after them all
+    "[{name: rest, keys: {low: big}}, {name: many, keys: {low: [A, 100], high: [big, 9000]}, depends_on: []},"
+    " {name: last, keys: {low: [big, 9000], high: big}}]"
+)
+
+
+def test_phases_tile_a_scope_of_a_key_range(session: Connection, database: str) -> None:
+    """In the order of the column's collation, whatever that of the database is."""
+    keys = "scope: {where: id % 5 <> 0, keys: {low: [A, 100]}}"
+    spec = a_spec(database, "select * from public.items", "[tenant, id]", sections=f"{keys}\nphases: {PHASES}")
+    facts = describe_source(session, spec)
+    found = divide(session, spec, facts)
+    assert [phase.name for phase in found.phases] == ["rest", "many", "last"]
+    assert [phase.needs for phase in found.phases] == [(), (), ("many",)]
+    assert {phase.name: (phase.low, phase.high) for phase in found.phases} == {
+        "many": (("A", "100"), ("big", "9000")),
+        "last": (("big", "9000"), ("big",)),
+        "rest": (("big",), None),
+    }
+    assert all(one.high == other.low for one, other in pairwise(found.segments))
+    counts = {phase.name: 0 for phase in found.phases}
+    statement = source_query(spec, facts.key)
+    for phase in found.phases:
+        for segment in found.segments[phase.first : phase.last + 1]:
+            page, parameters = statement.page(segment.low, segment.high, 10**6, 10**6)
+            counts[phase.name] += len(session.execute(page, parameters).fetchall())
+    condition = "where id % 5 <> 0 and (tenant, id) > ('A', 100) and "
+    for name, part in (("many", "(tenant, id) <= ('big', 9000)"), ("last", "tenant = 'big' and id > 9000")):
+        row = session.execute(f"select count(*) from public.items {condition}{part}").fetchone()
+        assert row == (counts[name],)
+    read, parameters = statement.keys([("big", "0"), ("big", "8"), ("A", "7"), ("c", "6")], 10**6)
+    assert [key for key, *_ in session.execute(read, parameters).fetchall()] == ["big|8"]
+    assert counts["many"] > 5_000 and counts["last"] > 2_000 and counts["rest"] == 0
+    assert len(range(found.phases[1].first, found.phases[1].last + 1)) >= 2
+
+
+@pytest.mark.parametrize(
+    ("sections", "key", "why"),
+    [
+        ("scope: {keys: {low: 9, high: 10}}", "id", ""),
+        ("scope: {keys: {low: 10, high: 9}}", "id", "the first does not come before the second"),
+        ("scope: {keys: {low: 10, high: 10}}", "id", "the first does not come before the second"),
+        ("scope: {keys: {low: ten}}", "id", "invalid input syntax for type bigint"),
+        ("scope: {keys: {low: b, high: A}}", "[tenant, id]", "the first does not come before the second"),
+        ("scope: {keys: {low: B, high: a}}", "[tenant, id]", ""),
+        ("scope: {keys: {low: [b, 7], high: b}}", "[tenant, id]", ""),
+        ("scope: {keys: {low: b, high: [b, 7]}}", "[tenant, id]", "the first does not come before the second"),
+        (
+            "phases: [{name: a, keys: {high: 9}}, {name: b, keys: {low: 9, high: 4}}, {name: c, keys: {low: 4}}]",
+            "id",
+            "keys after 9 up to 4",
+        ),
+    ],
+)
+def test_ranges_that_are_none(session: Connection, database: str, sections: str, key: str, why: str) -> None:
+    spec = a_spec(database, "select * from public.items", key, sections=sections)
+    if not why:
+        divide(session, spec, describe_source(session, spec))
+        return
+    with pytest.raises(SourceRefused, match=why):
+        divide(session, spec, describe_source(session, a_spec(database, "select * from public.items", key)))
 
 
 def test_facts(session: Connection, source: psycopg.Connection, database: str) -> None:
