@@ -222,7 +222,7 @@ class Adoption:
         made = {"index": plan.index, "uuid": self.found.uuid, "topics": [topic.name for topic in plan.topics]}
         journal.append("created", made)
         journal.append("completed", {"message": "Index adopted", "following": False})
-        self.say(f"index {plan.index} is adopted as run {run}: no run has built it")
+        self.say(f"index {plan.index} is adopted as run {run}")
         return run
 
     def _waiting(self, why: str) -> bool:

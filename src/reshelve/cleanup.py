@@ -101,7 +101,7 @@ def _of_adopted(context: RunContext, state: RunState, topics: tuple[str, ...], g
     """The index was there before the run: it is never removed."""
     plan = context.plan
     there = generation.uuid(context.opensearch, plan.index) == state.index_uuid
-    kept = f"index {plan.index} is kept: it was adopted, no run has built it" if there else ""
+    kept = f"index {plan.index} is kept: it was adopted" if there else ""
     pointed = there and generation.alias_targets(context.opensearch, plan.write_alias).indexes
     shared = adopted_by_others(state, fold(read_journal(context.cluster)).values())
     alias = plan.write_alias if pointed and not shared else ""
