@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from reshelve.entries import entry_text
 from reshelve.errors import UsageError
 from reshelve.journal import Event
 from reshelve.model import RunId, is_run
 from reshelve.plan import Plan
+from reshelve.samples import Sample, Samples
 
 PHASE_BEGAN: Final = "phase_began"
 PHASE_ENDED: Final = "phase_ended"
@@ -31,6 +33,9 @@ class RunState:
     phases      when each phase of the copy began and ended, by the kind of its entry
     waivers     who waived which rejects and why, oldest first
     redriven    how many rejects were read again and accepted
+    approvals   those that it goes by, oldest first
+    samples     what its checkpoints say over time
+    log         every entry but checkpoints, in a line: (time, kind, text), oldest first
     commands    what the run was told by people, or by its driver, oldest first
     """
 
@@ -54,6 +59,9 @@ class RunState:
     waivers: list[dict[str, Any]] = field(default_factory=list)
     redriven: int = 0
     commands: list[dict[str, Any]] = field(default_factory=list)
+    approvals: list[dict[str, Any]] = field(default_factory=list)
+    samples: Samples = field(default_factory=Samples)
+    log: list[tuple[str, str, str]] = field(default_factory=list)
     events: int = 0
     last_at: str = ""
 
@@ -119,6 +127,8 @@ class RunState:
         data = dict(event.data)
         self.facts[event.kind] = data
         self.events, self.last_at = event.sequence + 1, event.at
+        if event.kind != "checkpoint":
+            self.log.append((event.at, event.kind, entry_text(event.kind, data)))
         match event.kind:
             case "planned":
                 self._enter("planned", event.at)
@@ -157,6 +167,10 @@ class RunState:
             case "validated":
                 if "check_began" in self.facts and self.facts["check_began"]["check"] == data.get("check"):
                     del self.facts["check_began"]  # it is finished, whatever is validated after it
+            case "checkpoint":
+                self.samples.add(Sample.of(event.at, data))
+            case "approval_used":
+                self.approvals.append({"at": event.at, **data})
             case "cutover":
                 self.swapped_at = event.at
             case "waived":

@@ -37,6 +37,7 @@ VERBS: Final = {
     "follow": "follow",
     "retire": "retire",
     "journal": "journal",
+    "report": "report",
     "runs": "status",
     "clean": "clean",
     "worker": "worker",

@@ -14,6 +14,7 @@ from reshelve.cli.signals import stop_on_signals
 from reshelve.control import read_control
 from reshelve.cutover import gather
 from reshelve.errors import BlockedError, UsageError
+from reshelve.lease import Holder
 from reshelve.progress import read_tiling
 from reshelve.report import report_facts, save_report
 from reshelve.run import Run, swap_alias
@@ -86,7 +87,9 @@ def _drive(session: Session, options: Options, as_json: bool) -> None:
     stop_on_signals(stop)
     display = make_display(session.context.plan, as_json)
     limits = session.context.spec.limits.model_dump(mode="json")
-    session.record("started", {"resumed": True, "until": None, "limits": limits})
+    here = Holder.here()
+    started = {"host": here.host, "pid": here.pid, "resumed": True, "until": None, "limits": limits}
+    session.record("started", started)
     try:
         Run(session, options, display, stop).drive()
     finally:

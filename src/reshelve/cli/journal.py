@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_of
 from reshelve.cli.output import JsonOption, say, show, show_json
+from reshelve.entries import entry_text
 from reshelve.errors import BlockedError, UsageError
 from reshelve.journal import Event, read_journal
 from reshelve.journal_audit import ANCHOR_NAMESPACE, Anchor, anchor_faults, anchor_text, audit, read_records
@@ -122,7 +122,8 @@ def show_run(
             show_json({"run": event.run, "sequence": event.sequence, "at": event.at, "kind": event.kind,
                        "data": event.data, "previous": event.previous, "hash": event.hash})  # fmt: skip
         else:
-            show(f"{event.sequence:>5}  {event.at}  {event.kind:<16}  {event.hash[:12]}  {_brief(event)}".rstrip())
+            text = entry_text(event.kind, event.data)
+            show(f"{event.sequence:>5}  {event.at}  {event.kind:<16}  {event.hash[:12]}  {text}".rstrip())
 
 
 def _entries(cluster: KafkaCluster, name: str, approvals: bool) -> list[Event]:
@@ -135,16 +136,6 @@ def _entries(cluster: KafkaCluster, name: str, approvals: bool) -> list[Event]:
     if not found:
         raise UsageError(f"the journal holds no approval of {reindex}", remedy="`reshelve approve` gives one")
     return found
-
-
-def _brief(event: Event) -> str:
-    """The short texts and numbers among the entry's data."""
-    plain = [f"{name}={_text(value)}" for name, value in event.data.items() if isinstance(value, str | int | float)]
-    return " ".join(one for one in plain if len(one) <= 80)[:160]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) and " " not in value else json.dumps(value, ensure_ascii=False)
 
 
 def _anchor(file: Path, allowed: Path | None, by: str | None) -> Anchor:
