@@ -93,6 +93,8 @@ class Bench:
             *(["  " + kafka] if kafka else []),
             *(["scope:", f"  where: {json.dumps(where)}"] if where else []),
             *([extra] if extra else []),
+            "owner: search team",
+            "why: it is due",
             f"changes: {changes}",
         ]
         (self.folder / "i.json").write_text(json.dumps(definition, indent=1))
@@ -477,6 +479,18 @@ def test_every_server_down_at_once(bench: Bench) -> None:
     with pytest.raises(SpecError) as caught:
         raise_for(found)
     assert len(caught.value.problems) == 4
+
+
+def test_ranges_and_phases(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = bench.check(extra="scope: {keys: {low: 10, high: 9}}")
+    assert found.place == "s.yaml:16:15" and "does not come before" in found.what
+    (found,) = bench.check(extra="phases: [{name: a, keys: {high: x}}, {name: b, keys: {low: x}}]")[:1]
+    assert found.place == "s.yaml:16:26" and "invalid input syntax" in found.what
+    monkeypatch.setattr("reshelve.check.inputs.LARGE_DOCUMENTS", 200)
+    (found,) = bench.check(extra="scope: {keys: {low: -100}}")
+    assert found.level == "warning" and "part2" in found.remedy and "low: '-100'" in found.remedy
+    proposed = "\n".join(line.removeprefix("        ") for line in found.remedy.splitlines()[1:])
+    assert bench.check(extra=f"scope: {{keys: {{low: -100}}}}\n{proposed}") == []
 
 
 def test_one_server_hides_nothing_of_the_others(bench: Bench, opensearch: OpenSearch, namespace: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from reshelve.check.inputs import Open
 from reshelve.errors import AccessRefused, Problem, ReshelveError, SpecError, Unreachable
 from reshelve.redaction import redact
 from reshelve.spec import Spec
@@ -38,6 +39,10 @@ class Findings:
 
     def warning(self, field: str, what: str, remedy: str) -> None:
         self.problems.append(Problem(self.spec.place(field), redact(what), redact(remedy), "warning"))
+
+    def open_input(self, found: Open) -> None:
+        """What the spec leaves open."""
+        (self.error if found.level == "error" else self.warning)(found.field, found.what, found.remedy)
 
     def refusal(self, field: str, what: str, remedy: str, *, unreachable: bool = False) -> None:
         place = self.spec.place(field)

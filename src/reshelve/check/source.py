@@ -19,7 +19,9 @@ from psycopg.errors import (
 
 from reshelve.check.changes import check_changes
 from reshelve.check.findings import Findings, Size
+from reshelve.check.inputs import propose_phases, wanted_phases
 from reshelve.errors import ReshelveError, SourceRefused
+from reshelve.model import KeyColumn
 from reshelve.producers.planner import (
     Connection,
     Estimate,
@@ -33,6 +35,7 @@ from reshelve.producers.planner import (
     source_query,
 )
 from reshelve.producers.query import SourceQuery
+from reshelve.producers.segments import draw_bounds, range_faults
 from reshelve.producers.source import access_refusal, open_session, server_of
 from reshelve.transform import load_transform
 
@@ -112,6 +115,8 @@ class _Source:
         except SourceRefused as error:
             self._findings.error(_KEY, f"{error.what}: {error.why}", error.remedy)
             return None
+        if not self._check_ranges(key):
+            return None
         query = source_query(self._spec, key)
         try:
             estimate = estimate_query(self._connection, query)
@@ -124,7 +129,10 @@ class _Source:
         self._check_order(query, estimate)
         self._check_unique(query, estimate, columns)
         check_changes(self._findings, self._connection, key, estimate)
-        return self._size(query, estimate)
+        size = self._size(query, estimate)
+        if size is not None and not self._spec.phases:
+            self._propose_phases(key, size)
+        return size
 
     def _check_session(self, token: str) -> None:
         in_recovery, pid, found = self._row(_SESSION)
@@ -175,6 +183,18 @@ class _Source:
             self._report(error, len("select * from (\n"), len(head))
             return False
         return True
+
+    def _check_ranges(self, key: tuple[KeyColumn, ...]) -> bool:
+        faults = list(range_faults(self._connection, self._spec, key))
+        for field, why in faults:
+            self._findings.error(field, why, "give its bounds in the order of the key, as PostgreSQL reads them")
+        return not faults
+
+    def _propose_phases(self, key: tuple[KeyColumn, ...], size: Size) -> None:
+        wanted, keys = wanted_phases(size.documents), self._spec.scope.keys
+        if wanted > 1:
+            bounds = draw_bounds(self._connection, self._spec, key, wanted, keys.low, keys.high)
+            self._findings.open_input(propose_phases(size.documents, keys.low, bounds, keys.high))
 
     def _check_repeated(self, columns: tuple[ResultColumn, ...]) -> None:
         names = [column.name for column in columns]
