@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -51,6 +52,13 @@ class Waiter(Protocol):
     def pause(self, reason: str, seconds: float) -> bool: ...
 
 
+class Meter(Protocol):
+    """Is told of every request that was sent."""
+
+    def answered(self, seconds: float, *, busy: bool) -> None: ...
+    def count(self, name: str, amount: int = 1) -> None: ...
+
+
 class Stopped(Exception):
     """The worker was told to stop; what has no outcome yet is left to the next one."""
 
@@ -93,8 +101,11 @@ def _wanted() -> bool:
 class BulkWriter:
     """Writes batches to one generation through its write alias. Thread-safe; `write` blocks."""
 
-    def __init__(self, client: OpenSearch, write_alias: str, where: str, waiter: Waiter, topic: str) -> None:
+    def __init__(
+        self, client: OpenSearch, write_alias: str, where: str, waiter: Waiter, topic: str, meter: Meter | None = None
+    ) -> None:
         self._client, self._alias, self.where, self._waiter, self._topic = client, write_alias, where, waiter, topic
+        self._meter = meter
         self._path = f"/{write_alias}/_bulk"
 
     def write(self, items: Sequence[Item], given_up: Callable[[], bool] = _wanted) -> BulkResult:
@@ -107,14 +118,23 @@ class BulkWriter:
         return writing.result
 
     def send(self, body: bytes) -> Mapping[str, Any]:
-        answer: Mapping[str, Any] = self._client.transport.perform_request(
-            "POST",
-            self._path,
-            params={"require_alias": "true", "filter_path": _FILTER},
-            body=body,
-            headers=_HEADERS,
-        )
-        return answer
+        began, busy = time.monotonic(), False
+        try:
+            answer: Mapping[str, Any] = self._client.transport.perform_request(
+                "POST",
+                self._path,
+                params={"require_alias": "true", "filter_path": _FILTER},
+                body=body,
+                headers=_HEADERS,
+            )
+            busy = bool(answer["errors"]) and any(fields["status"] == 429 for fields in _fields(answer))
+            return answer
+        except TransportError as error:
+            busy = error.status_code == 429
+            raise
+        finally:
+            if self._meter is not None:
+                self._meter.answered(time.monotonic() - began, busy=busy)
 
     def require_alias(self) -> None:
         try:
@@ -125,7 +145,9 @@ class BulkWriter:
         raise self.gone(f"no alias {self._alias}")
 
     def pause(self, why: str, seconds: float) -> None:
-        """Raises Stopped when the worker is told to stop meanwhile."""
+        """Before something is sent again. Raises Stopped when the worker is told to stop meanwhile."""
+        if self._meter is not None:
+            self._meter.count("retries")
         if self._waiter.pause(f"OpenSearch ({self.where}): {why}", seconds * random.uniform(0.75, 1.25)):
             raise Stopped
 
@@ -253,6 +275,12 @@ class _Writing:
                     remedy="give the user the right to write to the index",
                 )
         return pending, why
+
+
+def _fields(answer: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What was answered of each item."""
+    for entry in answer["items"]:
+        yield from entry.values()
 
 
 def _one_line(error: TransportError | SerializationError) -> str:

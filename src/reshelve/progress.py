@@ -44,6 +44,7 @@ class Progress:
     key_positions, change_ends  the same as `committed` and `ends`, of the key readers and `changes`
     pause            why no work is taken; None when it is
     bounds           the limits that hold
+    signals          what the adaptive throttle looks at, as it was last
     reject_records   records of `rejects` that are no resolutions: a key counts as often as it was rejected
     """
 
@@ -63,6 +64,7 @@ class Progress:
     change_ends: Mapping[int, int] = field(default_factory=dict)
     pause: Pause | None = None
     bounds: Bounds | None = None
+    signals: Mapping[str, float] = field(default_factory=dict)
     reject_records: int = 0
 
     @property

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,31 @@ class RateMeter:
             self._samples.popleft()
 
     def rate(self) -> Rate:
-        return Rate(self._over(60), self._over(600))
+        return Rate(self.over(60), self.over(600))
 
-    def _over(self, seconds: float) -> float | None:
+    def over(self, seconds: float) -> float | None:
+        """Growth a second over the last so many; None while less than a second is known."""
         if len(self._samples) < 2:
             return None
         now, total = self._samples[-1]
         first = next(s for s in self._samples if now - s[0] <= seconds)
         return (total - first[1]) / (now - first[0]) if now - first[0] >= 1 else None
+
+
+class Tally:
+    """What all workers have counted since this began, however often each of them started anew."""
+
+    def __init__(self) -> None:
+        self.totals: Counter[str] = Counter()
+        self._last: dict[tuple[str, str], Mapping[str, int]] = {}
+
+    def take(self, reports: Iterable[Mapping[str, Any]]) -> None:
+        """The newest report of each worker. The first one of a worker only says where it stands."""
+        for report in reports:
+            who, counts = (str(report["role"]), str(report["worker"])), report["counts"]
+            before = self._last.get(who)
+            if before is not None:
+                for name, value in counts.items():
+                    known = before.get(name, 0)
+                    self.totals[name] += value - known if value >= known else value
+            self._last[who] = counts

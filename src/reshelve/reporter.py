@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 from threading import Event, Lock
@@ -39,6 +40,20 @@ class Backoff:
         self._next = self._first
 
 
+class Durations:
+    """How long requests took: how many of them up to each bound, in seconds. Not thread-safe."""
+
+    BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(self.BOUNDS) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(self.BOUNDS, seconds)] += 1
+        self.sum += seconds
+
+
 class Reporter:
     """Sends a worker's counters to `progress`, at most once a second. Thread-safe.
 
@@ -60,6 +75,7 @@ class Reporter:
         self._counts: Counter[str] = Counter()
         self._waiting = self._blocked = ""
         self.paused = False
+        self.durations = Durations()
         self._clock, self._sent = clock, 0.0
         self._lock = Lock()
 
@@ -72,6 +88,15 @@ class Reporter:
         """A number that goes up and down: the newest counts."""
         with self._lock:
             self._counts[name] = value
+        self.send()
+
+    def answered(self, seconds: float, *, busy: bool) -> None:
+        """A request was answered, or not; `busy`: as too many."""
+        with self._lock:
+            self.durations.observe(seconds)
+            self._counts["requests"] += 1
+            self._counts["request_ms"] += round(seconds * 1000)
+            self._counts["busy"] += busy
         self.send()
 
     def waiting(self, reason: str) -> None:

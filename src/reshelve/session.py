@@ -217,7 +217,7 @@ def plan_changes(old: Plan, new: Plan) -> list[str]:
 
 
 def _meaning(plan: Plan) -> dict[str, Any]:
-    apart = ("limits", "window", "validation", "owner", "delegates", "why")
+    apart = ("limits", "throttle", "window", "validation", "owner", "delegates", "why")
     limits_apart = {k: v for k, v in plan.spec.items() if k not in apart}
     return {
         "environment": plan.environment,

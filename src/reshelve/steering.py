@@ -1,8 +1,8 @@
 """What the driver of a run makes of what the run is told, and what it tells the run itself.
 
-Commands are journaled, and an abort ends the driving. While the maintenance window is closed, the run is held: by a
-command of the driver's, which its workers obey wherever they are. What the driver says comes back to it by the topic,
-and only then counts, for itself too.
+Commands are journaled, and an abort ends the driving. While the maintenance window is closed or a stop signal is up,
+the run is held, and the adaptive throttle gives it a rate: by commands of the driver's, which its workers obey wherever
+they are. What the driver says comes back to it by the topic, and only then counts, for itself too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from reshelve.adaptive import Adaptive
 from reshelve.context import RunContext
 from reshelve.control import OF_THE_DRIVER, Bounds, ControlReader, ControlState, ControlWriter, Pause
 from reshelve.errors import AbortedError, BlockedError
@@ -40,6 +41,7 @@ class Steering:
         self._context, self._state, self._record, self._say, self._now = context, state, record, say, now
         self._window = None if context.spec.window is None else WindowWatch(context.spec.window)
         self._writer = ControlWriter(context.cluster, context.run)
+        self._rated_at = float("-inf")
         self._posted_at = float("-inf")
         if "created" not in state.facts:
             _make_topic(context)  # first of all topics: also a run that waits to begin can be told something
@@ -47,6 +49,7 @@ class Steering:
         self._reader.catch_up()
         self._told = ControlState()
         self._take()
+        self._adaptive = Adaptive(context, context.spec.throttle, self._told.rate, say)
         wanted = self._wanted_hold()
         if wanted is not None and self._told.held is None:
             self._writer.send("hold", *wanted)  # and no worker is started before it stands
@@ -62,6 +65,7 @@ class Steering:
         self._hold()
 
     def close(self) -> None:
+        self._adaptive.close()
         self._reader.close()
 
     @property
@@ -77,14 +81,31 @@ class Steering:
     @property
     def bounds(self) -> Bounds:
         """The limits that hold now."""
+        return self._told.bounds(*self._limits)
+
+    @property
+    def _limits(self) -> tuple[float | None, float | None]:
+        """Those of the spec."""
         limits = self._context.spec.limits
-        return self._told.bounds(limits.documents_per_second, limits.megabytes_per_second)
+        return limits.documents_per_second, limits.megabytes_per_second
 
     def shown(self, progress: Progress) -> Progress:
         """The picture with what holds the run back."""
+        self._adapt(progress)
         pause, run = self.pause, str(self._context.run)
         waiting = progress.waiting if pause is None else (f"{pause.text}; next: {pause.next(run)}", *progress.waiting)
-        return replace(progress, waiting=waiting, pause=pause, bounds=self.bounds)
+        return replace(progress, waiting=waiting, pause=pause, bounds=self.bounds, signals=self._adaptive.values)
+
+    def _adapt(self, progress: Progress) -> None:
+        """Let the adaptive throttle judge, and tell the run its rate where that is another one."""
+        limit = replace(self._told, rate=None).bounds(*self._limits).documents_per_second
+        self._adaptive.step(progress, limit, self.pause is not None)
+        told, allowed = self._told.rate, self._adaptive.allowed
+        stands = None if told is None else told.values.get("documents_per_second")
+        if stands == allowed.rate or time.monotonic() - self._rated_at < _POSTED_S:
+            return
+        self._rated_at = time.monotonic()
+        self._writer.post("rate", "throttle", allowed.because, {"documents_per_second": allowed.rate})
 
     @property
     def aborting(self) -> AbortedError | None:
@@ -102,7 +123,9 @@ class Steering:
         )
 
     def _wanted_hold(self) -> Hold | None:
-        """What should hold the run now. Once searches read its index nothing does: it must not fall behind."""
+        """What should hold the run now. Once searches read its index no window does: it must not fall behind."""
+        if self._adaptive.stop:
+            return "stop signal", self._adaptive.stop
         if self._window is None or "cutover" in self._state.facts:
             return None
         return self._window.hold(self._now(), self._told)

@@ -209,7 +209,7 @@ def _indexer(context: RunContext, state: RunState, name: str, reporter: Reporter
     return Indexer(
         context.cluster,
         context.run,
-        BulkWriter(client, context.plan.write_alias, where, reporter, context.run.topic("documents")),
+        BulkWriter(client, context.plan.write_alias, where, reporter, context.run.topic("documents"), reporter),
         name=name,
         partitions=context.partitions,
         in_flight=limits.in_flight,
