@@ -12,7 +12,7 @@ Until then nothing is written into the index. Its private alias comes with the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -35,6 +35,7 @@ from reshelve.producers.source import source_session
 from reshelve.spec import Spec
 from reshelve.state import RunState, fold
 from reshelve.validator.ahead import Ahead, find_ahead
+from reshelve.validator.levels import Levels
 from reshelve.validator.target import open_point_in_time
 
 MOST_AHEAD: Final = 10_000
@@ -48,9 +49,10 @@ _NOTE: Final = (
 Say = Callable[[str], None]
 
 
-def run_to_repair(spec: Spec, say: Say) -> RunId:
+def run_to_repair(spec: Spec, levels: Collection[str], say: Say) -> RunId:
     """The run whose index searches of the spec's alias read. An index that no run has built is adopted.
 
+    levels  by which it is to be compared: those that say nothing of an adopted index are refused before it is one
     Raises BlockedError when that can't be, and says why; UsageError, ReshelveError."""
     cluster = KafkaCluster(spec.kafka.bootstrap, spec.kafka.config)
     cluster.probe()
@@ -68,6 +70,7 @@ def run_to_repair(spec: Spec, say: Say) -> RunId:
         builder = builder_of(fold(read_journal(cluster)).values(), index)
         if builder is not None:
             return _built(builder, spec, say)
+        Levels.chosen(levels, spec.validation, adopted=True)
         found = look_at_index(client, index, alias)
         if against := reasons_against(found):
             raise TargetRefused(

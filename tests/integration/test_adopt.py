@@ -12,7 +12,7 @@ from pipeline import DEFINITION, Pipeline
 
 import reshelve.adopt
 from reshelve.adopt import run_to_repair
-from reshelve.errors import BlockedError, Unreachable
+from reshelve.errors import BlockedError, Unreachable, UsageError
 from reshelve.kafka import KafkaCluster
 from reshelve.spec import load
 
@@ -111,10 +111,12 @@ def test_what_can_t_be_adopted_is_refused_before_anything_is_recorded(
 
     def refused(why: str) -> None:
         with pytest.raises(BlockedError) as error:
-            run_to_repair(spec, lambda text: None)
+            run_to_repair(spec, (), lambda text: None)
         assert why in str(error.value)
         assert p.states() == []
 
+    with pytest.raises(UsageError, match="level checksums says nothing of an index that was adopted"):
+        run_to_repair(spec, ("checksums",), lambda text: None)
     _write(opensearch, p, "1", {"id": 1}, _AHEAD)
     monkeypatch.setattr(reshelve.adopt, "MOST_AHEAD", 0)
     refused(f"1 of {_ROWS} documents (keys 1, …) have a version above")
@@ -143,10 +145,10 @@ def test_an_adoption_that_was_left_is_gone_on_with(plain: Pipeline, monkeypatch:
 
     with monkeypatch.context() as broken, pytest.raises(Unreachable):
         broken.setattr(KafkaCluster, "start_group", away)
-        run_to_repair(load(p.spec), lambda text: None)
+        run_to_repair(load(p.spec), (), lambda text: None)
     (left,) = p.states()
     assert (left.adopted, left.state, left.stage) == (True, "planned", "adopt")
-    assert run_to_repair(load(p.spec), lambda text: None) == left.run
-    assert run_to_repair(load(p.spec), lambda text: None) == left.run  # and it is found from then on
+    assert run_to_repair(load(p.spec), (), lambda text: None) == left.run
+    assert run_to_repair(load(p.spec), (), lambda text: None) == left.run  # and it is found from then on
     p.write(query="select id, name from public.docs")  # another plan: it says otherwise what a document is
-    assert run_to_repair(load(p.spec), lambda text: None) != left.run
+    assert run_to_repair(load(p.spec), (), lambda text: None) != left.run

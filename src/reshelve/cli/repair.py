@@ -61,7 +61,7 @@ def repair(
     Of a spec, the index that its alias points to; where no run has built that, it is adopted.
     Exit code 0 when nothing is left, 3 when something is (with --dry-run: when there is drift)."""
     spec, cluster = spec_or_cluster(name, environment, bootstrap, config)
-    run = name if spec is None else str(run_to_repair(spec, say))
+    run = name if spec is None else str(run_to_repair(spec, level or (), say))
     stop = threading.Event()
     stop_on_signals(stop)
     session = attach_beside(cluster, run, "repair", say)
