@@ -14,6 +14,7 @@ from reshelve.children import Children, beside
 from reshelve.consumers.reject_picture import look_at_rejects
 from reshelve.control import ControlState
 from reshelve.errors import BlockedError, GateClosed, Interrupted, Unreachable
+from reshelve.notify.announce import announce
 from reshelve.progress import Progress, ProgressReader
 from reshelve.reject_limit import RejectLimit
 from reshelve.report import save_report
@@ -125,6 +126,8 @@ class Supervision:
             self.observer.say(f"not recorded: {error}")
 
     def report(self) -> None:
+        """For whoever waits for the end of the run, and for whoever asks later."""
+        announce(self.context, self._session.state, self.record, self.observer.say)
         save_report(self.context.plan, self._session.state, self._folder, self.observer.say)
 
     def until(self, done: Callable[[Progress], bool]) -> Progress:

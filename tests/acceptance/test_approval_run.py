@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opensearchpy import OpenSearch
@@ -16,6 +18,7 @@ from reshelve.approval.payload import NAMESPACE, Action
 from reshelve.context import RunContext
 from reshelve.errors import ApprovalMissing
 from reshelve.journal import read_journal
+from reshelve.journal_audit import audit, read_records
 from reshelve.model import approvals_of
 from reshelve.plan import Plan
 from reshelve.signatures import sign
@@ -34,17 +37,19 @@ def test_plan_and_swap_are_signed_by_the_owner_and_nothing_may_change_between(
         payload = prepare(context, action, OWNER).encode()
         keep(context, payload, sign(payload, keys.key(key), NAMESPACE))
 
-    p.write(owner=OWNER, approval=approval, changes="none", limits={"max_rejects": 10})
+    signals = f"reshelve.{p.name}.signals"
+    asked: dict[str, Any] = {"owner": OWNER, "approval": approval, "changes": "none", "notify": {"topic": signals}}
+    p.write(**asked, limits={"max_rejects": 10})
     p.reshelve("plan", p.spec, "--out", "old.json").expect(0)
     approve(Plan.from_json((p.folder / "old.json").read_bytes()), "run")
 
     # The plan changes after it was approved: what changed is told, and nothing is made.
-    p.write(owner=OWNER, approval=approval, changes="none", limits={"max_rejects": 20})
+    p.write(**asked, limits={"max_rejects": 20})
     refused = p.run().expect(3)
     assert "spec.limits.max_rejects: 10 → 20" in refused.stderr
     run = str(p.last_run)
     assert f"reshelve approve {run} --sign KEY" in refused.stderr
-    assert p.topics() == [] and not opensearch.indices.exists(index=p.last_run.index)
+    assert p.topics() == [signals] and not opensearch.indices.exists(index=p.last_run.index)
 
     # Another's key does not count in the owner's name. It is signed elsewhere, and the run goes on up to the swap.
     plan = p.states()[-1].plan
@@ -67,3 +72,11 @@ def test_plan_and_swap_are_signed_by_the_owner_and_nothing_may_change_between(
     assert used == ["run", "cutover"]
     assert [str(state.run) for state in p.states()] == [run]
     assert len(list(read_journal(p.cluster, run=approvals_of(p.name)))) == 3
+
+    # Who waits for it was told each time how it ended; the journal proves itself, and the report is there as a page.
+    told = [json.loads(message.value() or b"") for message in p.cluster.read(signals, [0])]
+    assert [event["data"]["message"] for event in told] == ["Reindex blocked", "Reindex blocked", "Reindex complete"]
+    assert {event["subject"] for event in told} == {run} and len({event["id"] for event in told}) == 3
+    assert audit(*read_records(p.cluster), reindex=p.name).faults == ()
+    page = (p.reports / run / "report.html").read_text()
+    assert OWNER in page and "<svg" in page and "approval_used" in page

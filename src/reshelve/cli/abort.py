@@ -22,6 +22,7 @@ from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster
 from reshelve.lease import read_holder
 from reshelve.model import RunId
+from reshelve.notify.announce import announce
 from reshelve.report import save_report
 from reshelve.run import Run
 from reshelve.session import Session, attach
@@ -122,6 +123,7 @@ def _abort_here(cluster: KafkaCluster, run: RunId, asked: Command, reports: Path
         if found is Ending.COMPLETE:
             _complete(session, reports, cluster)
         else:
+            announce(session.context, session.state, session.record, say)
             save_report(session.context.plan, session.state, reports / str(run), say)
     finally:
         session.lease.release()

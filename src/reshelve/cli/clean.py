@@ -12,6 +12,7 @@ from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, 
 from reshelve.cli.output import JsonOption, confirmed, say, show, show_json
 from reshelve.context import RunContext
 from reshelve.errors import AbortedError, BlockedError, UsageError
+from reshelve.notify.announce import announce
 from reshelve.session import attach
 from reshelve.state import RunState
 
@@ -56,6 +57,7 @@ def clean(
             raise AbortedError("nothing is removed", remedy="run it again to decide otherwise")
         if not state.ended:
             session.record("aborted", {"why": "cleaned up before its end"})
+            announce(session.context, state, session.record, say)
         remove(session.context, leftovers)
         session.record("cleaned", leftovers.as_dict())
     finally:

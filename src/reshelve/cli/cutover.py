@@ -15,6 +15,7 @@ from reshelve.control import read_control
 from reshelve.cutover import gather
 from reshelve.errors import BlockedError, UsageError
 from reshelve.lease import Holder
+from reshelve.notify.announce import announce
 from reshelve.progress import read_tiling
 from reshelve.report import report_facts, save_report
 from reshelve.run import Run, swap_alias
@@ -71,8 +72,11 @@ def _swap(session: Session, reports: Path) -> None:
         swap_alias(context, found, session.record, say)
     except BlockedError as error:
         session.record("blocked", error.as_dict() | {"stage": "cutover"})
+        announce(context, state, session.record, say)
+        save_report(context.plan, state, reports / str(state.run), say)
         raise
     session.record("completed", {"message": "Reindex complete"})
+    announce(context, state, session.record, say)
     save_report(context.plan, state, reports / str(state.run), say)
 
 

@@ -6,6 +6,7 @@ from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, 
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.cutover import roll_back
 from reshelve.errors import UsageError
+from reshelve.notify.announce import announce
 from reshelve.session import attach
 
 
@@ -29,6 +30,7 @@ def rollback(
         session.record("rolled_back", {"alias": plan.alias, "from": plan.index, "to": plan.previous_index})
         if not state.ended:  # else running again would close it as completed
             session.record("aborted", {"why": "rolled back before its end"})
+            announce(session.context, state, session.record, say)
     finally:
         session.lease.release()
     if as_json:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, field_vali
 
 from reshelve.spec.approval import Approval
 from reshelve.spec.fields import NUMBER, Rate, Section, Text, byte_size, one_or_more, setting_texts
+from reshelve.spec.notify import Notify, public_notify
 from reshelve.spec.reason import Why, or_text, why_section
 from reshelve.spec.rollback import Rollback
 from reshelve.spec.scope import Phase, Scope
@@ -136,6 +137,7 @@ class Spec(Section):
     )
     rollback: Rollback = Field(default_factory=Rollback)
     approval: Approval = Field(default_factory=Approval)
+    notify: Notify = Field(default_factory=Notify)
     transform: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
@@ -156,7 +158,9 @@ class Spec(Section):
     _definition: dict[str, Any] = PrivateAttr(default_factory=dict)
     _origin: YamlSource = PrivateAttr(default_factory=lambda: YamlSource("spec"))
 
-    @field_validator("scope", "limits", "throttle", "validation", "rollback", "approval", "environments", mode="before")
+    @field_validator(
+        "scope", "limits", "throttle", "validation", "rollback", "approval", "notify", "environments", mode="before"
+    )
     @classmethod
     def _empty_section(cls, value: object) -> object:
         return {} if value is None else value
@@ -230,6 +234,7 @@ class Spec(Section):
             queries["file"] = os.path.relpath(queries["file"], self._folder)
         if data["throttle"]["stop_url"] is not None:
             data["throttle"]["stop_url"] = public_url(data["throttle"]["stop_url"])
+        data["notify"] = public_notify(data["notify"])
         config = data["kafka"]["config"]
         data["kafka"]["config"] = _masked(config)
         if data["changes"]["debezium"] is not None:
