@@ -38,7 +38,8 @@ def test_plan_and_swap_are_signed_by_the_owner_and_nothing_may_change_between(
         keep(context, payload, sign(payload, keys.key(key), NAMESPACE))
 
     signals = f"reshelve.{p.name}.signals"
-    asked: dict[str, Any] = {"owner": OWNER, "approval": approval, "changes": "none", "notify": {"topic": signals}}
+    asked: dict[str, Any] = {"owner": OWNER, "why": "a test", "approval": approval, "changes": "none"}
+    asked["notify"] = {"topic": signals}
     p.write(**asked, limits={"max_rejects": 10})
     p.reshelve("plan", p.spec, "--out", "old.json").expect(0)
     approve(Plan.from_json((p.folder / "old.json").read_bytes()), "run")
