@@ -38,6 +38,7 @@ from reshelve.context import RunContext
 from reshelve.errors import Interrupted, ReshelveError, Unreachable
 from reshelve.schemas.codec import CodecError
 from reshelve.validator.credentials import credentials
+from reshelve.validator.memory import return_free_memory
 from reshelve.validator.stall import StallWatch
 from reshelve.validator.tasks import CheckResult, CheckTask, decode
 from reshelve.validator.worker import CheckWorker
@@ -161,12 +162,18 @@ class _Validator:
         if result is None:
             self.busy = True
             try:
-                result = await asyncio.to_thread(self._worker.perform, task)
+                result = await asyncio.to_thread(self._perform, task)
             finally:
                 self.busy = False
         sent = await self._topic.send(key=task.key, value=result.encode(), partition=partition)
         await sent
         self._results[task.key.decode()] = asdict(result)
+
+    def _perform(self, task: CheckTask) -> CheckResult:
+        try:
+            return self._worker.perform(task)
+        finally:
+            return_free_memory()
 
     def _known(self, task: CheckTask) -> CheckResult | None:
         """The result of a task that was sent again though it had been done."""
