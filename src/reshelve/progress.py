@@ -116,6 +116,12 @@ class Progress:
         reports = [report for report in self.workers if report["role"] == "tailer"]
         return max(reports, key=lambda report: report["at"])["counts"] if reports else {}
 
+    @property
+    def bulk(self) -> dict[str, int]:
+        """Bulk requests of the living indexers since each began, and the milliseconds that they took in all."""
+        counts = [report["counts"] for report in self.workers if report["role"] == "indexer"]
+        return {name: sum(int(count.get(name, 0)) for count in counts) for name in ("requests", "request_ms")}
+
     def eta_s(self, expected: int) -> tuple[float, float] | None:
         """Seconds until `expected` documents are indexed, as a range; None while there is no rate to go by, and
         for the first hundredth, when the rate is mostly that of workers which are still starting."""
@@ -142,6 +148,7 @@ class Progress:
             "ends": {str(p): offset for p, offset in sorted(self.ends.items())},
             "read_per_second": self.read_rate.minute,
             "indexed_per_second": self.index_rate.minute,
+            "bulk": self.bulk,
             "waiting": list(self.waiting),
             "paused": None if self.pause is None else self.pause.as_dict(),
             "limit": None if self.bounds is None else self.bounds.as_dict(),

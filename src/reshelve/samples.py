@@ -18,7 +18,8 @@ class Sample:
     documents, indexed    of the copy, so far
     lag                   offsets written and not yet durably indexed
     seconds_behind        age of the oldest change that may not be indexed
-    bulk_ms               how long a bulk request takes, milliseconds
+    requests, request_ms  bulk requests of the indexers at work, and the milliseconds that they took in all; they begin
+                          anew with each indexer
     documents_per_second  limit that holds; None: none
     paused                no work is taken
     """
@@ -28,7 +29,8 @@ class Sample:
     indexed: int
     lag: int
     seconds_behind: float | None
-    bulk_ms: float | None
+    requests: int
+    request_ms: int
     documents_per_second: float | None
     paused: bool
 
@@ -37,13 +39,15 @@ class Sample:
         """From the journal's entry; None where it says nothing of the kind."""
         if "documents" not in checkpoint:
             return None
+        bulk = checkpoint.get("bulk") or {}
         return cls(
             at=datetime.fromisoformat(at).timestamp(),
             documents=int(checkpoint["documents"]),
             indexed=int(checkpoint.get("indexed") or 0),
             lag=int(checkpoint.get("lag") or 0),
             seconds_behind=checkpoint.get("seconds_behind"),
-            bulk_ms=checkpoint.get("bulk_ms"),
+            requests=int(bulk.get("requests") or 0),
+            request_ms=int(bulk.get("request_ms") or 0),
             documents_per_second=(checkpoint.get("limit") or {}).get("documents_per_second"),
             paused=checkpoint.get("paused") is not None,
         )

@@ -114,12 +114,13 @@ def test_throughput_comes_from_the_counts_and_stops_where_the_run_stood_still() 
     samples = Samples()
     for seconds in (0, 5, 10, 15, 3615, 3620):
         samples.add(_checkpoint(seconds, seconds_behind=2.5, limit={"documents_per_second": 100.0}))
-    samples.add(_checkpoint(3625, paused={"by": "me"}, bulk_ms=20))
+    samples.add(_checkpoint(3625, paused={"by": "me"}, bulk={"requests": 5, "request_ms": 100}))
     found = {plot.title: plot for plot in plots(samples.as_dict(), {"copy": "2026-01-02T00:00:05+00:00"})}
     assert list(found) == ["Throughput", "Lag", "Seconds behind", "Bulk latency", "Throttle"]
     read, indexed = found["Throughput"].lines
     assert [value for _, value in read.points] == [10.0, 10.0, 10.0, None, 10.0, 10.0]
     assert indexed.points[0] == (5.0, 5.0) and found["Throughput"].marks == ((5.0, "copy"),)
+    assert found["Bulk latency"].lines[0].points[-1] == (3625.0, 20.0)
     assert [value for _, value in found["Throttle"].lines[0].points][-2:] == [100.0, 0.0]
     assert list(plots(Samples().as_dict(), {})) == []
 

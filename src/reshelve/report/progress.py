@@ -41,14 +41,22 @@ def plots(samples: Mapping[str, Any], stages: Mapping[str, str]) -> Iterator[Plo
     if any(sample.seconds_behind is not None for sample in found):
         behind = line("oldest change that is not indexed", lambda sample: sample.seconds_behind)
         yield Plot("Seconds behind", "s", (behind,), marks)
-    if any(sample.bulk_ms is not None for sample in found):
-        yield Plot("Bulk latency", "ms", (line("a bulk request takes", lambda sample: sample.bulk_ms),), marks)
+    latency = Line("a bulk request takes", tuple(_latency(found)))
+    if any(value is not None for _, value in latency.points):
+        yield Plot("Bulk latency", "ms", (latency,), marks)
     if any(sample.paused or sample.documents_per_second is not None for sample in found):
         yield Plot("Throttle", "documents/s", (line("limit; 0 is a pause", _limit),), marks)
 
 
 def _limit(sample: Sample) -> float | None:
     return 0.0 if sample.paused else sample.documents_per_second
+
+
+def _latency(found: Sequence[Sample]) -> Iterator[tuple[float, float | None]]:
+    """Of the requests that ended since the sample before, on average; not known where an indexer began anew."""
+    for before, after in pairwise(found):
+        requests, spent = after.requests - before.requests, after.request_ms - before.request_ms
+        yield after.at - found[0].at, spent / requests if requests > 0 and spent >= 0 else None
 
 
 def _breaks(found: Sequence[Sample]) -> set[int]:
