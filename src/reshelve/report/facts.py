@@ -89,7 +89,7 @@ def _outcome(state: RunState) -> str:
     if state.rolled_back:
         return "Rolled back"
     if state.state == "completed":
-        return "Completed: Reindex complete"
+        return "Completed: Index adopted" if state.adopted else "Completed: Reindex complete"
     return {"blocked": "Blocked", "failed": "Failed", "aborted": "Aborted"}.get(state.state, state.state.capitalize())
 
 
