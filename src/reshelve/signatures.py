@@ -47,7 +47,7 @@ class Verdict:
 
 def sign(payload: bytes, key: Path, namespace: str) -> str:
     """The armored signature of `payload`. ssh-keygen asks for a passphrase, or for a touch, by itself; where `key` is a
-    public key, the agent signs. Raises UsageError when it can't sign."""
+    public key, the agent signs. Raises UsageError when it can't sign, BlockedError without ssh-keygen."""
     what, command = f"cannot sign with {key}", [_program(), "-Y", "sign", "-f", str(key), "-n", namespace]
     try:
         done = subprocess.run(command, input=payload, capture_output=True, check=False, env=_environment())
@@ -62,7 +62,7 @@ def sign(payload: bytes, key: Path, namespace: str) -> str:
 def verify(payload: bytes, signature: str, *, principal: str, namespace: str, signers: Signers) -> Verdict:
     """Whether `principal` has signed `payload` in `namespace`, as the signers' file is now.
 
-    Raises UsageError or BlockedError when that can't be checked."""
+    Raises BlockedError when that can't be checked."""
     for file in filter(None, (signers.allowed, signers.revoked)):
         _require_trustworthy(file)
     with tempfile.TemporaryDirectory(prefix="reshelve-") as folder:
@@ -93,7 +93,7 @@ def verify(payload: bytes, signature: str, *, principal: str, namespace: str, si
 def _program() -> str:
     found = shutil.which(PROGRAM)
     if found is None:
-        raise UsageError(
+        raise BlockedError(
             "cannot sign or verify: there is no ssh-keygen",
             why="approvals are SSH signatures",
             remedy="install OpenSSH's client (Debian, Ubuntu: openssh-client; Fedora: openssh)",

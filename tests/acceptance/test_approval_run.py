@@ -35,7 +35,7 @@ def test_plan_and_swap_are_signed_by_the_owner_and_nothing_may_change_between(
     def approve(plan: Plan, action: Action, key: str = "alice") -> None:
         context = RunContext(plan, plan.resolve(p.environ))
         payload = prepare(context, action, OWNER).encode()
-        keep(context, payload, sign(payload, keys.key(key), NAMESPACE))
+        keep(context, payload, sign(payload, keys.key(key), NAMESPACE), "tester")
 
     signals = f"reshelve.{p.name}.signals"
     asked: dict[str, Any] = {"owner": OWNER, "why": "a test", "approval": approval, "changes": "none"}

@@ -14,7 +14,7 @@ from signing import DELEGATE, OWNER, Keys, make_keys
 from reshelve.approval.circumstances import clean_since
 from reshelve.approval.decision import Decision, Given, Use, Wanted, decide
 from reshelve.approval.payload import NAMESPACE, Payload, expiry, new_nonce
-from reshelve.errors import BlockedError, UsageError
+from reshelve.errors import BlockedError
 from reshelve.journal import Event
 from reshelve.model import RunId
 from reshelve.signatures import Signers, sign, verify
@@ -174,7 +174,7 @@ def test_a_file_that_others_may_write_is_trusted_by_nobody(keys: Keys, tmp_path:
 
 def test_without_ssh_keygen_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match="no ssh-keygen"):
+    with pytest.raises(BlockedError, match="no ssh-keygen"):
         sign(b"", tmp_path / "key", NAMESPACE)
 
 

@@ -5,7 +5,6 @@ that goes by one says so in its own entries (`approval_used`), which spends the 
 
 from __future__ import annotations
 
-import getpass
 import socket
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -52,8 +51,10 @@ def prepare(context: RunContext, action: Action, approver: str) -> Payload:
     return replace(payload, run=plan.run, index_uuid=wanted.index_uuid, validation=validation, clock=clock)
 
 
-def keep(context: RunContext, payload: bytes, signature: str | None) -> Decision:
-    """Record an approval in the journal, if it would count now. Raises ApprovalMissing when it would not."""
+def keep(context: RunContext, payload: bytes, signature: str | None, recorder: str) -> Decision:
+    """Record an approval in the journal, if it would count now. `recorder`: the user who brings it, on this machine.
+
+    Raises ApprovalMissing when it would not count."""
     spec, plan = context.spec, context.plan
     try:
         said = Payload.decode(payload)
@@ -80,7 +81,7 @@ def keep(context: RunContext, payload: bytes, signature: str | None) -> Decision
             "expires": said.expires,
             "payload": payload.decode(),
             "signature": signature,
-            "recorded_by": f"{getpass.getuser()}@{socket.gethostname()}",
+            "recorded_by": f"{recorder}@{socket.gethostname()}",
             "plan": plan.as_dict() if said.action == "run" else None,
         },
     )

@@ -11,6 +11,7 @@ from reshelve.approval.decision import Decision
 from reshelve.approval.ledger import keep, prepare
 from reshelve.approval.payload import NAMESPACE, Action
 from reshelve.cli.connection import BootstrapOption, ConfigOption, cluster_of
+from reshelve.cli.options import operator
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.context import RunContext
 from reshelve.errors import UsageError
@@ -50,7 +51,7 @@ def approve(
     action: Action = "cutover" if cutover else "run"
     if signature is not None:
         signed = payload or signature.with_suffix("")
-        found = keep(context, _read(signed), _read(signature).decode(errors="replace"))
+        found = keep(context, _read(signed), _read(signature).decode(errors="replace"), operator())
     else:
         if context.spec.approval.required == "signed" and key is None and payload is None:
             raise UsageError(
@@ -65,7 +66,7 @@ def approve(
         if payload is not None:
             _hand_out(payload, said, subject, cutover)
             return
-        found = keep(context, said, None if key is None else sign(said, key, NAMESPACE))
+        found = keep(context, said, None if key is None else sign(said, key, NAMESPACE), operator())
     _tell(context, found, as_json)
 
 
