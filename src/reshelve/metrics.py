@@ -5,40 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.registry import Collector
 
-from reshelve.errors import UsageError
 from reshelve.plan import Plan
 from reshelve.progress import Progress
-
-
-class ServedCollector(Collector):
-    """Serves `http://host:port/metrics` until `close`. Raises UsageError when it can't listen there."""
-
-    def __init__(self, host: str, port: int) -> None:
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(self)
-        try:
-            self._server, self._thread = start_http_server(port, addr=host, registry=registry)
-        except OSError as error:
-            raise UsageError(
-                "cannot serve metrics",
-                where=f"{host}:{port}",
-                why=str(error),
-                remedy="give a free port with --metrics-port, an address of this machine with --metrics-host",
-            ) from None
-
-    @property
-    def port(self) -> int:
-        """The port that it listens on; the system's choice for port 0."""
-        return self._server.server_port
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+from reshelve.scraped import ServedCollector, gauge
 
 
 class Metrics(ServedCollector):
@@ -71,6 +42,8 @@ class Metrics(ServedCollector):
             yield from _held_back(progress)
             if progress.followed:
                 yield from _changes(progress)
+                limit = plan.spec["limits"]["max_wal_retained"]
+                yield gauge("reshelve_wal_limit_bytes", "WAL past which the run gives its slot up.", limit)
 
 
 def _copy(progress: Progress) -> Iterator[Metric]:
@@ -104,6 +77,13 @@ def _held_back(progress: Progress) -> Iterator[Metric]:
         yield gauge("reshelve_limit_bytes_per_second", "Bytes a second that the run may do at most now.",
                      bounds.megabytes_per_second * 1e6)  # fmt: skip
 
+    signals = GaugeMetricFamily(
+        "reshelve_throttle_signal", "What the adaptive throttle looks at, as it was last.", labels=["signal"]
+    )
+    for name, value in progress.signals.items():
+        signals.add_metric([name], value)
+    yield signals
+
 
 def _changes(progress: Progress) -> Iterator[Metric]:
     if progress.seconds_behind is not None:
@@ -123,8 +103,3 @@ def _changes(progress: Progress) -> Iterator[Metric]:
             at.add_metric([str(partition)], applied.at / 1000)
     yield clock
     yield at
-
-
-def gauge(name: str, documentation: str, value: float) -> Metric:
-    """One figure without labels."""
-    return GaugeMetricFamily(name, documentation, value=value)

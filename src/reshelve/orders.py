@@ -58,6 +58,8 @@ class Orders:
 
         wait  no work shall be taken for a reason of the worker's own. Raises ReshelveError."""
         self.poll()
+        if self._throttle is not None:
+            self._reporter.limit = self._throttle.documents_per_second  # its share changes with its partitions
         shut = self.paused or wait
         if shut:
             consumer.pause(consumer.assignment())
@@ -86,6 +88,7 @@ class Orders:
         if self._throttle is not None and self._limits is not None:
             bounds = self._bounds(self._limits)
             self._throttle.set_limits(bounds.documents_per_second, bounds.megabytes_per_second)
+            self._reporter.limit = self._throttle.documents_per_second
 
     def _bounds(self, limits: Limits) -> Bounds:
         return self._state.bounds(limits.documents_per_second, limits.megabytes_per_second)

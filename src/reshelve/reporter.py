@@ -75,6 +75,7 @@ class Reporter:
         self._counts: Counter[str] = Counter()
         self._waiting = self._blocked = ""
         self.paused = False
+        self.limit: float | None = None
         self.durations = Durations()
         self._clock, self._sent = clock, 0.0
         self._lock = Lock()

@@ -14,7 +14,7 @@ from reshelve.crew import CrewOptions
 from reshelve.errors import Interrupted, ReshelveError, UsageError
 from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster
-from reshelve.metrics import ServedCollector, gauge
+from reshelve.scraped import ServedCollector, gauge
 from reshelve.session import attach_beside
 from reshelve.state import RunState, fold
 from reshelve.upkeep import Upkeep, require_keys

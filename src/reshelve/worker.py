@@ -16,7 +16,10 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +31,7 @@ from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster, refusal
 from reshelve.model import RunId
 from reshelve.orders import Orders
-from reshelve.reporter import Reporter
+from reshelve.reporter import Durations, Reporter
 from reshelve.spec import Limits
 from reshelve.state import RunState, find_run, fold
 from reshelve.throttle import Throttle
@@ -61,16 +64,36 @@ def load_context(cluster: KafkaCluster, run: str) -> tuple[RunState, RunContext]
     return state, RunContext(state.plan, spec)
 
 
-def work(role: str, cluster: KafkaCluster, run: str, *, name: str, with_parent: bool, web_port: int | None) -> None:
-    """Work in a role until SIGTERM, Ctrl-C or the end of the run. Raises ReshelveError when it can't go on."""
+def work(
+    role: str,
+    cluster: KafkaCluster,
+    run: str,
+    *,
+    name: str,
+    with_parent: bool,
+    web_port: int | None,
+    metrics: tuple[str, int] | None = None,
+) -> None:
+    """Work in a role until SIGTERM, Ctrl-C or the end of the run. Raises ReshelveError when it can't go on.
+
+    metrics  host and port to serve figures for Prometheus on; None: none"""
     state, context = load_context(cluster, run)
     if role == "validator":
+        figures = CheckFigures()
+        serving = _serve(metrics, state, role, name, figures)
         _share_one_arena()
         if with_parent:  # standard error is a log file then
             logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
         from reshelve.validator.app import run_validator
 
-        run_validator(context, web_port=web_port, stop_when_parent_dies=with_parent, on_ready=_say_where)
+        with serving:
+            run_validator(
+                context,
+                web_port=web_port,
+                stop_when_parent_dies=with_parent,
+                on_ready=_say_where,
+                on_done=figures.done,
+            )
         return
     stop = threading.Event()
     _stop_on_signals(stop)
@@ -81,8 +104,9 @@ def work(role: str, cluster: KafkaCluster, run: str, *, name: str, with_parent: 
         threading.Thread(target=_stop_at_the_end, args=[cluster, state.run, stop], daemon=True).start()
     try:
         role_work = _role(role, context, state, name, reporter)
-        spare_the_collector()
-        role_work()
+        with _serve(metrics, state, role, name, reporter):
+            spare_the_collector()
+            role_work()
     except KafkaException as error:
         refused = refusal(error, f"the {role} worker can't go on", context.cluster.bootstrap)
         reporter.blocked(refused)
@@ -92,6 +116,39 @@ def work(role: str, cluster: KafkaCluster, run: str, *, name: str, with_parent: 
         raise
     finally:
         reporter.close()
+
+
+@dataclass(slots=True)
+class CheckFigures:
+    """What a validator counts."""
+
+    counts: Counter[str] = field(default_factory=lambda: Counter(checks=0))
+    durations: Durations = field(default_factory=Durations)
+    paused: bool = False
+    limit: float | None = None
+    reason: str = ""
+
+    def done(self) -> None:
+        """A check task is done."""
+        self.counts["checks"] += 1
+
+
+@contextmanager
+def _serve(
+    at: tuple[str, int] | None, state: RunState, role: str, name: str, figures: Reporter | CheckFigures
+) -> Iterator[None]:
+    """Serves a worker's figures. Raises UsageError when it can't listen there."""
+    if at is None:
+        yield
+        return
+    from reshelve.worker_metrics import WorkerMetrics  # its library costs memory, and most workers are not scraped
+
+    served = WorkerMetrics(str(state.run), role, name, figures, *at)
+    print(f"metrics: http://{at[0]}:{served.port}/metrics", file=sys.stderr, flush=True)  # noqa: T201
+    try:
+        yield
+    finally:
+        served.close()
 
 
 def _share_one_arena() -> None:

@@ -10,8 +10,8 @@ from reshelve.control import OF_THE_DRIVER
 from reshelve.local.stack import LocalStack
 from reshelve.throttle import TokenBucket
 
-_CAPACITY = 600
-_FLOOR = 100
+_CAPACITY = 1_000
+_FLOOR = 500
 
 
 class BusyCluster:
@@ -33,14 +33,14 @@ class BusyCluster:
 
 
 def test_a_busy_target_is_given_way_to(victims: Victims, servers: LocalStack, search: OpenSearch) -> None:
-    victim, cluster = victims(6_000), BusyCluster()
+    victim, cluster = victims(5_000), BusyCluster()
     with FaultProxy(servers.endpoints.opensearch_url).serving() as proxy:
         proxy.plan = cluster
         victim.environ["OPENSEARCH_URL"] = proxy.url
         # Fewer documents at a time than the target takes in a second, as with a cluster that is larger than a test's.
         victim.write(
             limits={"documents_per_second": 3 * _CAPACITY},
-            throttle={"cooldown": 1, "floor": _FLOOR, "heap": None, "write_queue": None},
+            throttle={"cooldown": 3, "floor": _FLOOR, "heap": None, "write_queue": None},
         )
         run = victim.start("run", victim.spec, "--json")
         victim.await_stage("copy")

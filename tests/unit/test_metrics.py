@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from reshelve.applied import Applied
+from reshelve.control import Bounds
 from reshelve.errors import UsageError
 from reshelve.metrics import Metrics
 from reshelve.model import Receipt, Segment
@@ -17,7 +18,16 @@ from reshelve.progress import Progress
 from reshelve.rates import Rate
 from reshelve.receipts import tile
 
-_PLAN = cast(Plan, SimpleNamespace(run="docs.1", index="docs-1", alias="docs", estimated_documents=120))
+_PLAN = cast(
+    Plan,
+    SimpleNamespace(
+        run="docs.1",
+        index="docs-1",
+        alias="docs",
+        estimated_documents=120,
+        spec={"limits": {"max_wal_retained": 10**9}},
+    ),
+)
 _TILING = tile([Segment(0, None, None)], [Receipt(0, None, None, 100, 100, 0, 0, 1000, 1, 1)])
 _REPORTS = ({"role": "tailer", "worker": "a", "at": 1, "counts": {"wal_retained": 4096}},)
 
@@ -27,6 +37,7 @@ def picture(*, followed: bool) -> Progress:
         _TILING, {0: 51}, {0: 102}, 3, _REPORTS, ("why",), Rate(None, None), Rate(None, None),
         at_ms=12_500, followed=followed, applied={0: Applied(9, 10_000), 1: Applied((1 << 53) - 1, 10_500)},
         key_positions={0: 4}, change_ends={0: 9},
+        bounds=Bounds(500, 2, "the spec's limits"), signals={"heap": 60},
     )  # fmt: skip
 
 
@@ -55,7 +66,7 @@ def test_the_figures_are_those_of_the_progress(metrics: Metrics) -> None:
     metrics.progress("index", seen)
     found = scrape(metrics)
     assert found[("reshelve_run_info", "docs,docs-1,docs.1,index")] == 1
-    assert {name: value for (name, labels), value in found.items() if not labels} == {
+    assert {name: value for (name, labels), value in found.items() if not labels and "reshelve" in name} == {
         "reshelve_documents_expected": 120,
         "reshelve_documents_read": 100,
         "reshelve_documents_indexed": seen.indexed,
@@ -66,10 +77,15 @@ def test_the_figures_are_those_of_the_progress(metrics: Metrics) -> None:
         "reshelve_waiting": 1,
         "reshelve_seconds_behind": 2.5,
         "reshelve_wal_retained_bytes": 4096,
+        "reshelve_wal_limit_bytes": 10**9,
+        "reshelve_limit_documents_per_second": 500,
+        "reshelve_limit_bytes_per_second": 2e6,
     }
     assert found[("reshelve_lag_offsets", "documents")] == 51
     assert found[("reshelve_lag_offsets", "changes")] == 5
     assert found[("reshelve_workers", "tailer")] == 1
+    assert found[("reshelve_throttle_signal", "heap")] == 60
+    assert found[("process_start_time_seconds", "")] > 0
     assert found[("reshelve_applied_clock", "1")] == (1 << 53) - 1
     assert found[("reshelve_applied_timestamp_seconds", "1")] == 10.5
 

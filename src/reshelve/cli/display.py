@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import typer
 from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -18,11 +17,6 @@ from reshelve.progress import Progress
 
 if TYPE_CHECKING:
     from reshelve.metrics import Metrics
-
-MetricsPortOption = Annotated[
-    int | None, typer.Option(min=0, max=65535, help="Serve metrics for Prometheus on this port; 0: any free one.")
-]
-MetricsHostOption = Annotated[str, typer.Option(help="The address to serve metrics on.")]
 
 STREAM_VERSION: Final = 1
 _LINE_EVERY_S: Final = 10.0

@@ -5,8 +5,15 @@ from __future__ import annotations
 import threading
 
 from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_environment, cluster_of
-from reshelve.cli.display import MetricsHostOption, MetricsPortOption, make_display
-from reshelve.cli.options import REPORTS, IndexersOption, KeyReadersOption, ReportsOption
+from reshelve.cli.display import make_display
+from reshelve.cli.options import (
+    REPORTS,
+    IndexersOption,
+    KeyReadersOption,
+    MetricsHostOption,
+    MetricsPortOption,
+    ReportsOption,
+)
 from reshelve.cli.output import JsonOption, say, show
 from reshelve.cli.signals import stop_on_signals
 from reshelve.run import Run

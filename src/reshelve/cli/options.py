@@ -25,6 +25,10 @@ ByOption = Annotated[
 WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="Why; it is shown and journaled.")]
 OwnKeyReadersOption = Annotated[int, typer.Option(min=1, help="Key readers, where no process follows the run.")]
 OwnIndexersOption = Annotated[int, typer.Option(min=1, help="Indexers, where no process follows the run.")]
+MetricsPortOption = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="Serve metrics for Prometheus on this port; 0: any free one.")
+]
+MetricsHostOption = Annotated[str, typer.Option(help="The address to serve metrics on.")]
 ReportsOption = Annotated[Path, typer.Option(help="Folder for reports and logs, one folder for each run.")]
 REPORTS: Final = Path("reports")
 LevelOption = Annotated[

@@ -11,8 +11,16 @@ import typer
 
 from reshelve.cli.check import load_checked
 from reshelve.cli.connection import cluster_environment
-from reshelve.cli.display import MetricsHostOption, MetricsPortOption, make_display, span
-from reshelve.cli.options import REPORTS, EnvironmentOption, IndexersOption, KeyReadersOption, ReportsOption
+from reshelve.cli.display import make_display, span
+from reshelve.cli.options import (
+    REPORTS,
+    EnvironmentOption,
+    IndexersOption,
+    KeyReadersOption,
+    MetricsHostOption,
+    MetricsPortOption,
+    ReportsOption,
+)
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.cli.signals import stop_on_signals
 from reshelve.report import report_facts

@@ -9,11 +9,13 @@ from typing import Annotated, Final
 import typer
 
 from reshelve.cli.connection import BootstrapOption, ConfigOption, cluster_environment, spec_or_cluster
-from reshelve.cli.display import STREAM_VERSION, MetricsHostOption, MetricsPortOption, span
+from reshelve.cli.display import STREAM_VERSION, span
 from reshelve.cli.options import (
     REPORTS,
     EnvironmentOption,
     LevelOption,
+    MetricsHostOption,
+    MetricsPortOption,
     OwnIndexersOption,
     OwnKeyReadersOption,
     ReportsOption,

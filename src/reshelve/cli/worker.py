@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from reshelve.cli.connection import BootstrapOption, ConfigOption, RunArgument, cluster_of
+from reshelve.cli.options import MetricsHostOption, MetricsPortOption
 from reshelve.cli.output import say
 from reshelve.worker import default_name, work
 
@@ -38,6 +39,8 @@ def worker(
         ),
     ] = None,
     web_port: Annotated[int | None, typer.Option(help="validator: serve results as JSON on this port.")] = None,
+    metrics_port: MetricsPortOption = None,
+    metrics_host: MetricsHostOption = "127.0.0.1",
     with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
     bootstrap: BootstrapOption = None,
     config: ConfigOption = None,
@@ -46,4 +49,12 @@ def worker(
     chosen = name or default_name()
     if not with_parent:
         say(f"{role.value} worker {chosen} of {run}; Ctrl-C to stop")
-    work(role.value, cluster_of(bootstrap, config), run, name=chosen, with_parent=with_parent, web_port=web_port)
+    work(
+        role.value,
+        cluster_of(bootstrap, config),
+        run,
+        name=chosen,
+        with_parent=with_parent,
+        web_port=web_port,
+        metrics=None if metrics_port is None else (metrics_host, metrics_port),
+    )

@@ -57,12 +57,14 @@ def run_validator(
     web_bind: str = "127.0.0.1",
     stop_when_parent_dies: bool = False,
     on_ready: Callable[[str | None], None] = lambda url: None,
+    on_done: Callable[[], None] = lambda: None,
 ) -> None:
     """Do check tasks of the run until SIGTERM or SIGINT. Blocking; for the main thread of a process of its own.
 
     web_port               of the results as JSON; 0 takes a free one, None serves none
     stop_when_parent_dies  for a child that nobody would stop else
     on_ready               called with the URL of the results (None: none) each time the app is up
+    on_done                called after each task
 
     When Kafka is gone it waits and starts again. Raises AccessRefused when it is not let in, UsageError when
     Faust can't speak to Kafka as the spec says."""
@@ -77,7 +79,7 @@ def run_validator(
             changelog = f"{run.group('validator')}-{_TABLE}-changelog"
             context.cluster.create_topic(changelog, context.partitions, config, kafka.replication_factor)
             with tempfile.TemporaryDirectory(prefix="reshelve-validator-") as folder:
-                validator = _Validator(context, folder, web_port, web_bind, stop)
+                validator = _Validator(context, folder, web_port, web_bind, stop, on_done)
                 asyncio.run(_serve(validator, stop_when_parent_dies, on_ready))
         except Unreachable as error:
             _log.warning("%s", error)
@@ -89,9 +91,15 @@ class _Validator:
     """The Faust app of one start, and what belongs to it."""
 
     def __init__(
-        self, context: RunContext, folder: str, web_port: int | None, web_bind: str, stop: threading.Event
+        self,
+        context: RunContext,
+        folder: str,
+        web_port: int | None,
+        web_bind: str,
+        stop: threading.Event,
+        on_done: Callable[[], None],
     ) -> None:
-        self.stop = stop
+        self.stop, self._on_done = stop, on_done
         self.ended = threading.Event()
         self.busy = False
         self._context = context
@@ -168,6 +176,7 @@ class _Validator:
         sent = await self._topic.send(key=task.key, value=result.encode(), partition=partition)
         await sent
         self._results[task.key.decode()] = asdict(result)
+        self._on_done()
 
     def _perform(self, task: CheckTask) -> CheckResult:
         try:
