@@ -4,33 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
+
+from reshelve.consumers.mapping_effect import Effect, judge
 
 ROOT: Final = "(mapping)"
+Change: TypeAlias = Literal["added", "removed", "changed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """A field that the new mapping adds, removes or changes. `field` is its dotted path, or `(mapping)` for
-    what applies to the whole (`dynamic`, `_source`, …); `before` and `after` are its definitions."""
+    what applies to the whole (`dynamic`, `_source`, …); `before` and `after` are its definitions; `effect` is what it
+    means for searches, and `why`."""
 
     field: str
-    change: Literal["added", "removed", "changed"]
+    change: Change
     before: dict[str, Any] | None
     after: dict[str, Any] | None
+    effect: Effect
+    why: str
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Difference, ...]:
     """How mapping `after` differs from `before`, by field name."""
     old, new = dict(_fields(before)), dict(_fields(after))
     return tuple(
-        Difference(
-            field, "changed" if field in old and field in new else "added" if field in new else "removed",
-            old.get(field), new.get(field),
-        )
+        _difference(field, old.get(field), new.get(field))
         for field in sorted(old.keys() | new.keys())
         if _plain(old.get(field)) != _plain(new.get(field))
-    )  # fmt: skip
+    )
+
+
+def _difference(field: str, before: dict[str, Any] | None, after: dict[str, Any] | None) -> Difference:
+    change: Change = "added" if before is None else "removed" if after is None else "changed"
+    if field == ROOT:
+        return Difference(field, change, before, after, *judge(_plain(before or {}), _plain(after or {})))
+    return Difference(field, change, before, after, *judge(_plain(before), _plain(after)))
 
 
 def _fields(mapping: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -23,11 +23,12 @@ from reshelve.consumers.mapping import compare
 from reshelve.consumers.opensearch import connect
 from reshelve.context import RunContext
 from reshelve.errors import BlockedError, TargetRefused
+from reshelve.forecast import Forecast
 from reshelve.journal import JournalWriter, create_journal, read_journal
 from reshelve.kafka import KafkaCluster
 from reshelve.lease import Lease
 from reshelve.model import ChangePlan, RunId, facts
-from reshelve.plan import Forecast, Plan, plan_topics, run_name, sealed
+from reshelve.plan import Plan, plan_topics, run_name, sealed
 from reshelve.plan_difference import facts_differences
 from reshelve.producers.planner import describe_source
 from reshelve.producers.segments import tile
@@ -71,6 +72,7 @@ def run_to_repair(spec: Spec, levels: Collection[str], say: Say) -> RunId:
         if builder is not None:
             return _built(builder, spec, say)
         Levels.chosen(levels, spec.validation, adopted=True)
+        require_whole(spec, index)
         found = look_at_index(client, index, alias)
         if against := reasons_against(found):
             raise TargetRefused(
@@ -85,6 +87,17 @@ def run_to_repair(spec: Spec, levels: Collection[str], say: Say) -> RunId:
         return Adoption(spec, cluster, found, lease, say).run()
     finally:
         lease.release()
+
+
+def require_whole(spec: Spec, index: str) -> None:
+    """Raises BlockedError where the spec leaves documents out that the index may have. Pure."""
+    if spec.scope.partial:
+        raise BlockedError(
+            f"index {index} can't be adopted by a spec with a scope",
+            where=spec.place("scope"),
+            why=f"the scope is {spec.scope}: whatever the index has beside it would be deleted",
+            remedy="leave the scope out; where the index is to hold no more, make it a condition of the query",
+        )
 
 
 def builder_of(states: Iterable[RunState], index: str) -> RunState | None:

@@ -18,22 +18,19 @@ from typing import Any, Final
 
 from reshelve.consumers.mapping import Difference, compare
 from reshelve.errors import UsageError
+from reshelve.forecast import Forecast, Measured, forecast
+from reshelve.headroom import Headroom, headrooms
 from reshelve.model import ChangePlan, ChangeRule, KeyColumn, PhasePlan, RunId, Segment, SourceFacts, Table
+from reshelve.plan_notes import plan_notes
 from reshelve.producers.planner import describe_source
 from reshelve.producers.rules import change_plan
-from reshelve.producers.segments import Division, default_segments, divide
+from reshelve.producers.segments import Division, divide
 from reshelve.producers.source import source_session
+from reshelve.producers.wal import wal_rate
 from reshelve.spec import Spec, parse
 
 _ENVELOPE_BYTES: Final = 64 * 1024  # key, headers and the rest of a record around the largest document
 _CHECKS_MS: Final = 2 * 24 * 3600 * 1000
-_SLOW, _FAST = 20_000, 60_000  # documents a second that a small machine has been seen to copy
-_UNFOLLOWED: Final = (
-    "Writes made to the source during the copy are not followed (`changes: none`): each document is as it was when its "
-    "page was read, between the start and the end of the copy. What is inserted or updated meanwhile may be missing "
-    "or old in the new index, and what is deleted may be found in it. Stop the writers, or run again, where that is "
-    "not enough."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +40,6 @@ class Topic:
     name: str
     partitions: int
     config: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """How long the copy takes, in seconds, and what that is based on."""
-
-    seconds_low: float
-    seconds_high: float
-    basis: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +55,7 @@ class Plan:
     definition          `settings` and `mappings` as asked for
     changes             how writes to the source are followed
     phases              in which the segments are copied, in this order; none: all at once
+    headroom            whether there is room for the run, as far as servers tell
     epoch               of the source's history; 0 until it is failed over
     adopted             the index was there before, and is kept after the source: nothing is built or copied
     created_at          ISO 8601, UTC
@@ -96,6 +85,7 @@ class Plan:
     adopted: bool = False
     environment: str = ""
     phases: tuple[PhasePlan, ...] = ()
+    headroom: tuple[Headroom, ...] = ()
     hash: str = ""
 
     @property
@@ -151,24 +141,29 @@ class Plan:
         return plan
 
 
-def make_plan(spec: Spec) -> Plan:
+def make_plan(spec: Spec, measured: Measured | None = None) -> Plan:
     """Look at source and target, and say what a run would do. Changes nothing.
 
+    measured  what a run before has taken; None: there is none
+
     Raises AccessRefused, Unreachable, SourceRefused or TargetRefused."""
-    from reshelve.consumers.survey import survey_target  # OpenSearch's client: workers read plans without it
+    from reshelve.consumers.generation import flat_settings  # OpenSearch's client: workers read plans without it
+    from reshelve.consumers.survey import survey_target
 
     now = datetime.now(UTC)
     run = RunId(spec.reindex, run_name(now))
-    facts, division, changes = _survey_source(spec, run)
-    previous, uuid, mapping = survey_target(spec)
+    source = _survey_source(spec, run)
+    facts, target = source.facts, survey_target(spec)
+    replicas = int(flat_settings(spec.definition).get("index.number_of_replicas", 1))
+    foretold = forecast(facts, spec, replicas=replicas, measured=measured, previous=target.size)
     plan = Plan(
         run=str(run),
         reindex=spec.reindex,
         alias=spec.target.opensearch.alias,
         index=run.index,
         write_alias=run.write_alias,
-        previous_index=previous,
-        previous_uuid=uuid,
+        previous_index=target.index,
+        previous_uuid=target.uuid,
         spec_name=spec.name,
         spec_text=spec.text,
         environment=spec.environment,
@@ -176,14 +171,15 @@ def make_plan(spec: Spec) -> Plan:
         spec=spec.public(),
         definition=spec.definition,
         source=facts,
-        changes=changes,
+        changes=source.changes,
         epoch=0,
-        segments=division.segments,
-        phases=division.phases,
+        segments=source.division.segments,
+        phases=source.division.phases,
         topics=plan_topics(run, spec),
-        mapping_difference=compare(mapping, spec.definition.get("mappings") or {}),
-        forecast=forecast(facts, spec),
-        notes=_notes(spec, facts, changes, division.segments, previous),
+        mapping_difference=compare(target.mapping, spec.definition.get("mappings") or {}),
+        forecast=foretold,
+        headroom=headrooms(spec, foretold, target.room, source.wal_rate),
+        notes=plan_notes(spec, facts, source.changes, source.division.segments, target.index),
         created_at=now.isoformat(timespec="seconds"),
     )
     return sealed(plan)
@@ -221,70 +217,21 @@ def plan_topics(run: RunId, spec: Spec) -> tuple[Topic, ...]:
     )
 
 
-def forecast(facts: SourceFacts, spec: Spec) -> Forecast:
-    """How long the copy may take: from assumed rates and the spec's limits, nothing having been rehearsed."""
-    slow, fast = float(_SLOW), float(_FAST)
-    basis = f"{_SLOW:,} to {_FAST:,} documents/s assumed, not rehearsed"
-    limits, size = spec.limits, facts.estimated_bytes / max(facts.estimated_documents, 1)
-    ceilings = [limits.documents_per_second] if limits.documents_per_second else []
-    if limits.megabytes_per_second and size:
-        ceilings.append(limits.megabytes_per_second * 1e6 / size)
-    if ceilings and min(ceilings) < fast:
-        slow, fast = min(slow, *ceilings), min(ceilings)
-        basis += f"; at most {fast:,.0f} documents/s by the spec's limits"
-    return Forecast(round(facts.estimated_documents / fast, 1), round(facts.estimated_documents / slow, 1), basis)
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """wal_rate  bytes a second that the server writes; None where it does not tell"""
+
+    facts: SourceFacts
+    division: Division
+    changes: ChangePlan
+    wal_rate: float | None
 
 
-def _survey_source(spec: Spec, run: RunId) -> tuple[SourceFacts, Division, ChangePlan]:
+def _survey_source(spec: Spec, run: RunId) -> _Source:
     with source_session(spec.source.postgres.url, "reshelve plan") as connection:
         facts = describe_source(connection, spec)
-        return facts, divide(connection, spec, facts), change_plan(connection, spec, facts, run)
-
-
-def _notes(
-    spec: Spec, facts: SourceFacts, changes: ChangePlan, segments: tuple[Segment, ...], previous: str | None
-) -> tuple[str, ...]:
-    notes = _change_notes(spec, changes)
-    if spec.scope.partial:
-        notes.append("The new index holds only the documents in the scope; the others will not be found.")
-    if previous is None:
-        notes.append(f"Alias {spec.target.opensearch.alias} does not exist; the cut-over creates it.")
-    if spec.transform is not None:
-        notes.append("The transform's code is not part of the plan's hash: keep it as it was approved.")
-    if len(segments) == 1 and default_segments(facts.estimated_documents, spec.kafka.partitions) > 1:
-        notes.append(
-            f"One segment only, so one page reader: there are no statistics of {facts.key[0].name}. "
-            "ANALYZE the table to share the reading."
-        )
-    return tuple(notes)
-
-
-def _change_notes(spec: Spec, changes: ChangePlan) -> list[str]:
-    notes = []
-    if changes.mode == "none":
-        notes.append(_UNFOLLOWED)
-    elif changes.mode == "replication":
-        made = f"the replication slot {changes.slot}"
-        if changes.owns_publication:
-            made += " and the publication of the same name"
-        end = "when it is retired" if spec.follow == "always" else "at its end"
-        notes.append(
-            f"The run makes {made} at the source, and drops what it made {end}. Meanwhile the source keeps the WAL "
-            f"that was not read yet, at most {spec.limits.max_wal_retained / 1e9:,.1f} GB (limits.max_wal_retained): "
-            "past that the slot is dropped and the run ends Blocked."
-        )
-    else:
-        notes.append(
-            f"Changes come from topics that a Debezium connector fills, through its slot {changes.slot}. Assumed of "
-            "it: it captures every table of the rules whole, without filters and transformations of its records, and "
-            "it goes on throughout the run."
-        )
-    if changes.ignored:
-        notes.append(
-            f"Changes of {', '.join(changes.ignored)} are not followed (`ignore: true` in depends_on): documents that "
-            "hold something of them are as they were when last read."
-        )
-    return notes
+        division = divide(connection, spec, facts)
+        return _Source(facts, division, change_plan(connection, spec, facts, run), wal_rate(connection))
 
 
 def _hash(plan: Plan) -> str:
@@ -310,6 +257,7 @@ def hashed_facts(plan: Plan) -> dict[str, Any]:
             ),
             segments=(),
             phases=(),
+            headroom=(),
             topics=tuple(replace(topic, name=topic.name.removeprefix(prefix)) for topic in plan.topics),
             forecast=Forecast(0, 0, ""),
             notes=(),
@@ -350,6 +298,7 @@ def _from_data(data: dict[str, Any]) -> Plan:
         "topics": tuple(Topic(**topic) for topic in data["topics"]),
         "mapping_difference": tuple(Difference(**difference) for difference in data["mapping_difference"]),
         "forecast": Forecast(**data["forecast"]),
+        "headroom": tuple(Headroom(**one) for one in data["headroom"]),
         "notes": tuple(data["notes"]),
     }
     return Plan(**values)

@@ -9,6 +9,7 @@ from typing import Any
 
 from reshelve.context import RunContext
 from reshelve.errors import BlockedError, ReshelveError, UsageError
+from reshelve.history import last_measured
 from reshelve.journal import JournalWriter, create_journal, read_journal
 from reshelve.kafka import KafkaCluster
 from reshelve.lease import Holder, Lease
@@ -148,8 +149,8 @@ def _open(
     stop: threading.Event,
     report: Callable[[str], None],
 ) -> Session:
-    plan = make_plan(spec)
     known = fold(read_journal(cluster, reindex=spec.reindex)).values()
+    plan = make_plan(spec, last_measured(known))
     states = [s for s in known if not s.adopted]  # for these nothing is built
     unfinished = [s for s in states if not s.ended and not s.cleaned]
     if states and states[-1].following and not anew and not plan_changes(states[-1].plan, plan):

@@ -18,8 +18,8 @@ from services import Services
 from typer.testing import CliRunner
 
 from reshelve.check import Refusal, check_spec, raise_for
-from reshelve.check.target import _kept_free
 from reshelve.cli import app
+from reshelve.consumers.capacity import kept_free
 from reshelve.errors import AccessRefused, Problem, SpecError
 from reshelve.local.kafka import KafkaServer
 from reshelve.local.postgres import PostgresServer
@@ -404,7 +404,7 @@ def test_too_little_disk(bench: Bench) -> None:
     [("95%", 50), ("0.95", 50), ("100%", 0), ("100b", 100), ("1kb", 1024), (" 2GB ", 2 << 30)],
 )
 def test_watermarks(watermark: str, kept: int) -> None:
-    assert abs(_kept_free(watermark, 1000) - kept) <= 1
+    assert abs(kept_free(watermark, 1000) - kept) <= 1
 
 
 def test_opensearch_by_tls_where_there_is_none(bench: Bench) -> None:
@@ -511,12 +511,19 @@ def test_checking_and_planning_by_command(
     assert result.exit_code == 0, result.stderr
     plan = json.loads(result.stdout)
     assert plan["alias"] == bench.namespace
-    saved = json.loads((tmp_path / f"{bench.namespace}.plan.json").read_text())
+    before = tmp_path / f"{bench.namespace}.plan.json"
+    saved = json.loads(before.read_text())
     assert saved == plan
     result = runner.invoke(app, ["plan", file, "--out", str(tmp_path / "p.json")])
     assert result.exit_code == 0
     assert "public.items  id: the document key" in result.stdout
     assert plan["hash"] in result.stdout
+    for told in ("full: everything the query", "swap of the alias", "target disk", "max_rejects", "broker disk"):
+        assert told in result.stdout
+    result = runner.invoke(app, ["plan", file, "--diff", str(before)])
+    assert (result.exit_code, result.stdout) == (0, f"no difference: {plan['hash']}\n")
+    result = runner.invoke(app, ["plan", str(bench.write()), "--diff", str(before)])
+    assert "changes.mode" in result.stdout and json.loads(before.read_text()) == plan
     result = runner.invoke(app, ["plan", str(bench.write())])
     assert "are not followed" in result.stdout
 

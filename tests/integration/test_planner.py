@@ -291,6 +291,8 @@ def test_make_plan(
     assert {(d.field, d.change) for d in first.mapping_difference} == {("id", "added"), ("name", "added")}
     assert "makes the replication slot" in first.notes[0]
     assert len(first.segments) == 4
+    assert [one.place for one in first.headroom] == ["target disk", "broker disk", "source WAL"]
+    assert "assumed" in first.forecast.index_basis
     assert Plan.from_json(first.to_json()) == first
 
     source.execute("analyze items")
@@ -304,7 +306,7 @@ def test_make_plan(
     moved = made(new)
     assert moved.previous_index == index
     assert moved.previous_uuid
-    assert [(d.field, d.change) for d in moved.mapping_difference] == [("name", "changed")]
+    assert [(d.field, d.change, d.effect) for d in moved.mapping_difference] == [("name", "changed", "breaks queries")]
     assert moved.hash != first.hash
 
     source.execute("truncate items")

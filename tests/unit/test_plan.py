@@ -12,8 +12,10 @@ import pytest
 
 from reshelve.consumers.mapping import ROOT, compare
 from reshelve.errors import UsageError
+from reshelve.forecast import Forecast, forecast
 from reshelve.model import ChangePlan, ChangeRule, KeyColumn, PhasePlan, RunId, SourceFacts, Table
-from reshelve.plan import Forecast, Plan, _change_notes, _hash, forecast, plan_topics, run_name
+from reshelve.plan import Plan, _hash, plan_topics, run_name
+from reshelve.plan_notes import change_notes
 from reshelve.producers.segments import default_segments, tile
 from reshelve.spec import Spec, parse
 from reshelve.validator.coordinator import TIMEOUT_S
@@ -166,7 +168,7 @@ def test_run_names_sort_by_time() -> None:
 
 def test_notes_say_what_is_made_and_what_is_not_guaranteed() -> None:
     def notes(changes: ChangePlan, rest: str = "{}") -> str:
-        return " ".join(_change_notes(a_spec(rest), changes))
+        return " ".join(change_notes(a_spec(rest), changes))
 
     assert f"slot {RUN.slot} and the publication of the same name" in notes(CHANGES)
     assert "at most 10.0 GB" in notes(CHANGES)
@@ -216,6 +218,48 @@ def test_forecast_keeps_to_the_limits(limits: str, low: float, high: float) -> N
 )  # fmt: skip
 def test_default_segments(documents: int, partitions: int, segments: int) -> None:
     assert default_segments(documents, partitions) == segments
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "effect"),
+    [
+        (None, {"type": "text"}, "safe"),
+        ({"type": "text"}, None, "breaks queries"),
+        ({"type": "integer"}, {"type": "long"}, "needs reindex"),
+        ({"type": "long"}, {"type": "double"}, "needs reindex"),
+        ({"type": "keyword"}, {"type": "wildcard"}, "needs reindex"),
+        ({"type": "text"}, {"type": "keyword"}, "breaks queries"),
+        ({"type": "object"}, {"type": "nested"}, "breaks queries"),
+        ({"type": "text"}, {"type": "text", "analyzer": "german"}, "needs reindex"),
+        ({"type": "text"}, {"type": "text", "search_analyzer": "german"}, "safe"),
+        ({"type": "keyword", "ignore_above": "256"}, {"type": "keyword", "ignore_above": 99}, "safe"),
+        ({"type": "keyword"}, {"type": "keyword", "doc_values": "false"}, "breaks queries"),
+        ({"type": "keyword", "index": False}, {"type": "keyword"}, "needs reindex"),
+        ({"type": "keyword", "index": True}, {"type": "keyword"}, "safe"),
+        ({"type": "date"}, {"type": "date", "format": "epoch_millis"}, "breaks queries"),
+        ({"type": "text", "fields": {"raw": {"type": "keyword"}}}, {"type": "text"}, "breaks queries"),
+        ({"type": "text"}, {"type": "text", "fields": {"raw": {"type": "keyword"}}}, "needs reindex"),
+        (
+            {"type": "text", "fields": {"raw": {"type": "keyword"}}},
+            {"type": "text", "fields": {"raw": {"type": "text"}}},
+            "breaks queries",
+        ),
+        (
+            {"type": "text", "analyzer": "a", "search_analyzer": "b"},
+            {"type": "text", "analyzer": "c", "search_analyzer": "d"},
+            "needs reindex",
+        ),
+    ],
+)
+def test_what_a_difference_means_for_searches(before: Any, after: Any, effect: str) -> None:
+    mappings = ({"properties": {} if one is None else {"f": one}} for one in (before, after))
+    (found,) = compare(*mappings)
+    assert found.effect == effect, found.why
+
+
+def test_what_applies_to_the_whole() -> None:
+    assert [d.effect for d in compare({}, {"dynamic": "strict"})] == ["safe"]
+    assert [d.effect for d in compare({}, {"_source": {"enabled": False}})] == ["breaks queries"]
 
 
 def test_compare_mappings() -> None:

@@ -73,10 +73,10 @@ def test_a_phase_that_needs_none() -> None:
         ("phases: [{name: a, keys: {high: 7}}, {name: b, keys: {low: 8}}]", "s.yaml:5:9", "none begins after 7"),
         ("phases: [{name: a, keys: {low: 7}}]", "s.yaml:5:9", "none begins where the scope begins"),
         ("phases: [{name: a, keys: {high: 7}}]", "s.yaml:5:9", "none begins after 7"),
-        ("phases: [{name: a}, {name: b}]", "s.yaml:5:22", "phase 'b' overlaps"),
+        ("phases: [{name: a}, {name: b}]", "s.yaml:5:21", "phase 'b' overlaps"),
         (
             "phases: [{name: a, keys: {high: 7}}, {name: b, keys: {low: 7}}, {name: c, keys: {low: 7, high: 9}}]",
-            "s.yaml:5:66",
+            "s.yaml:5:81",
             "phase 'c' overlaps",
         ),
         (

@@ -19,15 +19,13 @@ from opensearchpy.exceptions import (
 from reshelve.check.findings import Findings, Size
 from reshelve.consumers.alias import obstacle, read_alias
 from reshelve.consumers.opensearch import connect, refusal
+from reshelve.consumers.survey import look_at_disks
+from reshelve.forecast import INDEX_BYTES
 from reshelve.model import RunId
 
 _URL: Final = "target.opensearch.url"
 _ALIAS: Final = "target.opensearch.alias"
 _INDEX: Final = "target.opensearch.index"
-_INDEX_BYTES: Final = 2  # bytes on disk for a byte of JSON, merges included
-_UNITS: Final = {"b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40, "pb": 1 << 50}
-_WATERMARK: Final = "cluster.routing.allocation.disk.watermark.flood_stage"
-_THRESHOLD: Final = "cluster.routing.allocation.disk.threshold_enabled"
 
 
 def check_target(findings: Findings, size: Size | None) -> None:
@@ -92,30 +90,15 @@ def _check_definition(findings: Findings, client: OpenSearch, size: Size | None)
 
 
 def _check_disk(findings: Findings, client: OpenSearch, size: Size | None) -> None:
-    settings = client.cluster.get_settings(include_defaults=True, flat_settings=True)
-    flat = settings["defaults"] | settings["persistent"] | settings["transient"]
-    flood = flat.get(_WATERMARK, "95%") if flat.get(_THRESHOLD, "true") == "true" else "100%"
-    stats = client.nodes.stats(metric="fs")["nodes"].values()
-    totals = [node["fs"]["total"] for node in stats if "data" in node.get("roles", ["data"])]
-    usable = sum(max(0, t["available_in_bytes"] - _kept_free(flood, t["total_in_bytes"])) for t in totals)
-    needed = size.bytes * _INDEX_BYTES if size else 0
-    if usable <= needed:
+    room = look_at_disks(client)
+    needed = int(size.bytes * INDEX_BYTES) if size else 0
+    if room.bytes <= needed:
         findings.error(
             _URL,
-            f"too little disk: {_gib(usable)} usable on {len(totals)} data nodes before the flood stage "
-            f"({flood}), and the new index takes about {_gib(needed)}",
+            f"too little disk: {_gib(room.bytes)} usable on {room.nodes} data nodes before the flood stage "
+            f"({room.watermark}), and the new index takes about {_gib(needed)}",
             "free disk or add a node: at the flood stage OpenSearch makes indexes read-only",
         )
-
-
-def _kept_free(watermark: str, total: int) -> int:
-    """Bytes of a disk of `total` bytes that the watermark keeps free: a share used (95%, 0.95) or bytes (5gb)."""
-    text = watermark.strip().lower()
-    if match := re.fullmatch(r"([\d.]+)%", text):
-        return int(total * (1 - float(match[1]) / 100))
-    if match := re.fullmatch(r"([\d.]+)([kmgtp]?b)", text):
-        return int(float(match[1]) * _UNITS[match[2]])
-    return int(total * (1 - float(text)))
 
 
 def _gib(size: int) -> str:

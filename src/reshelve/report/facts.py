@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from reshelve import __version__
 from reshelve.plan import Plan
 from reshelve.spec.scope import scope_of
 from reshelve.state import RunState
-
-_AFTER_COPY: Final = ("settle", "index", "validate")
 
 
 def report_facts(plan: Plan, state: RunState) -> dict[str, Any]:
@@ -103,7 +101,7 @@ def _approval(used: dict[str, Any]) -> dict[str, Any]:
 def _forecast(plan: Plan, state: RunState) -> dict[str, Any]:
     """What was foretold of the copy, and what came of it; None: it is not over."""
     began = state.stages.get("copy")
-    ended = min((state.stages[stage] for stage in _AFTER_COPY if stage in state.stages), default=None)
+    ended = state.stages.get("validate")
     seconds = None
     if began and ended:
         seconds = (datetime.fromisoformat(ended) - datetime.fromisoformat(began)).total_seconds()
