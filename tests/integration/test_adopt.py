@@ -107,16 +107,16 @@ def test_what_can_t_be_adopted_is_refused_before_anything_is_recorded(
     p, mappings = plain, DEFINITION["mappings"]
     for name, value in p.environ.items():
         monkeypatch.setenv(name, value)
-    spec = load(p.spec)
 
-    def refused(why: str) -> None:
+    def refused(why: str, **sections: Any) -> None:
+        p.write(**sections)
         with pytest.raises(BlockedError) as error:
-            run_to_repair(spec, (), lambda text: None)
+            run_to_repair(load(p.spec), (), lambda text: None)
         assert why in str(error.value)
         assert p.states() == []
 
     with pytest.raises(UsageError, match="level checksums says nothing of an index that was adopted"):
-        run_to_repair(spec, ("checksums",), lambda text: None)
+        run_to_repair(load(p.spec), ("checksums",), lambda text: None)
     _write(opensearch, p, "1", {"id": 1}, _AHEAD)
     monkeypatch.setattr(reshelve.adopt, "MOST_AHEAD", 0)
     refused(f"1 of {_ROWS} documents (keys 1, …) have a version above")
@@ -124,6 +124,7 @@ def test_what_can_t_be_adopted_is_refused_before_anything_is_recorded(
     refused("1 documents have a routing of their own")
     opensearch.indices.put_alias(index=_index(p), name=p.alias, body={"filter": {"term": {"id": 1}}})
     refused(f"alias {p.alias} has a filter")
+    refused("whatever the index has beside it would be deleted", scope={"where": "id < 10"})
     _create(opensearch, p, {**mappings, "_source": {"enabled": False}}, {p.alias: {}})
     refused("its mapping keeps no _source")
     _create(opensearch, p, {**mappings, "_routing": {"required": True}}, {p.alias: {}})
