@@ -42,7 +42,9 @@ class Keys:
         signature = sign(data, self.key(key), namespace)
         used = signers or self.signers
         return Given(
-            "2026-01-02", data, verify(data, signature, principal=payload.approver, namespace=NAMESPACE, signers=used)
+            "2026-01-02T03:04:05+00:00",
+            data,
+            verify(data, signature, principal=payload.approver, namespace=NAMESPACE, signers=used),
         )
 
 

@@ -63,8 +63,7 @@ def verify(payload: bytes, signature: str, *, principal: str, namespace: str, si
     """Whether `principal` has signed `payload` in `namespace`, as the signers' file is now.
 
     Raises BlockedError when that can't be checked."""
-    for file in filter(None, (signers.allowed, signers.revoked)):
-        _require_trustworthy(file)
+    require_usable(signers)
     with tempfile.TemporaryDirectory(prefix="reshelve-") as folder:
         written = Path(folder) / "signature"
         written.write_text(signature, encoding="utf-8")
@@ -88,6 +87,25 @@ def verify(payload: bytes, signature: str, *, principal: str, namespace: str, si
         remedy = "install OpenSSH 8.2 or newer"
         raise BlockedError("cannot verify a signature", where=PROGRAM, why=why, remedy=remedy)
     return Verdict("", why)
+
+
+def require_usable(signers: Signers) -> None:
+    """Raises BlockedError when signatures can't be verified by these files, or not on this machine."""
+    _program()
+    for file in filter(None, (signers.allowed, signers.revoked)):
+        _require_trustworthy(file)
+
+
+def principals(allowed: str) -> list[str]:
+    """The patterns of principals in the text of a signers' file; those that exclude somebody are left out."""
+    found: list[str] = []
+    for line in allowed.splitlines():
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        first = text[1:].partition('"')[0] if text.startswith('"') else text.split()[0]
+        found += [pattern for pattern in first.split(",") if pattern and not pattern.startswith("!")]
+    return found
 
 
 def _program() -> str:

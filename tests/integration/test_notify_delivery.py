@@ -13,6 +13,7 @@ import pytest
 
 from reshelve.errors import ReshelveError
 from reshelve.kafka import KafkaCluster, header_items
+from reshelve.notify import delivery
 from reshelve.notify.delivery import to_topic, to_webhook
 from reshelve.notify.event import CONTENT_TYPE, CloudEvent
 from reshelve.spec.notify import Webhook
@@ -57,6 +58,12 @@ def served(*answers: int) -> Iterator[Hook]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asks again at once."""
+    monkeypatch.setattr(delivery, "_RETRIES", delivery._RETRIES.new(backoff_factor=0))
 
 
 def test_a_webhook_gets_the_event_and_is_asked_again_while_it_is_busy() -> None:

@@ -17,7 +17,7 @@ from reshelve.approval.payload import NAMESPACE, Payload, expiry, new_nonce
 from reshelve.errors import BlockedError
 from reshelve.journal import Event
 from reshelve.model import RunId
-from reshelve.signatures import Signers, sign, verify
+from reshelve.signatures import Signers, principals, sign, verify
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 WANTED = Wanted(
@@ -33,6 +33,7 @@ WANTED = Wanted(
     index_uuid="U2",
     validations={"h1": 7, "h2": 9},
     people=frozenset({OWNER, DELEGATE}),
+    longest=timedelta(hours=72),
 )
 RUN = Payload("run", OWNER, "cities", "cities", "a" * 64, "K1", "O1", "U1", new_nonce(), expiry(NOW, 72))
 SWAP = replace(RUN, action="cutover", run="cities.1", index_uuid="U2", validation="h2", clock=9)
@@ -106,6 +107,7 @@ def test_a_revoked_key_or_one_whose_time_is_over_is_not_good(keys: Keys, tmp_pat
         ({"opensearch": "O2"}, "another OpenSearch cluster"),
         ({"previous_uuid": None}, "another index"),
         ({"expires": expiry(NOW, -0.1)}, "expired"),
+        ({"expires": expiry(NOW, 73)}, "longer than approval.valid_hours"),
     ],
 )
 def test_what_it_is_bound_to_may_not_differ(keys: Keys, changes: dict[str, str], why: str) -> None:
@@ -145,11 +147,11 @@ def test_a_nonce_is_good_for_one_run_which_may_go_on_with_it(keys: Keys) -> None
 
 
 def test_a_name_is_enough_where_no_signature_is_required(keys: Keys) -> None:
-    unsigned = Given("2026-01-02", RUN.encode())
+    unsigned = Given(NOW.isoformat(), RUN.encode())
     assert "not signed" in _decide(unsigned).why
     named = replace(WANTED, level="named")
     assert _decide(unsigned, named).accepted == RUN
-    assert "neither" in _decide(Given("", replace(RUN, approver="eve").encode()), named).why
+    assert "neither" in _decide(Given(NOW.isoformat(), replace(RUN, approver="eve").encode()), named).why
 
 
 def test_the_newest_that_counts_is_taken_and_every_reason_told(keys: Keys) -> None:
@@ -159,6 +161,17 @@ def test_the_newest_that_counts_is_taken_and_every_reason_told(keys: Keys) -> No
     garbage = Given("2026-01-03", b"garbage")
     found = decide(WANTED, [other, garbage], NOW, {})
     assert found.other_plan == 0 and "can't be read" in found.why and "another plan" in found.why
+
+
+def test_of_many_reasons_the_newest_are_told(keys: Keys) -> None:
+    many = [Given(NOW.isoformat(), replace(RUN, approver=f"eve{number}").encode()) for number in range(9)]
+    why = decide(replace(WANTED, level="named"), many, NOW, {}).why
+    assert "eve8" in why and "eve5" not in why and why.endswith("and 6 older ones")
+
+
+def test_who_is_in_the_file_of_the_signers() -> None:
+    text = '# people\n\nalice@example.com,!eve@* ssh-ed25519 AAAA\n"bob b,*@ops" namespaces="x" ssh-ed25519 AAAA\n'
+    assert principals(text) == ["alice@example.com", "bob b", "*@ops"]
 
 
 def test_a_file_that_others_may_write_is_trusted_by_nobody(keys: Keys, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -49,12 +49,14 @@ class Circumstances:
         return found
 
     def given(self) -> list[Given]:
-        """The approvals with what is found of their signatures now."""
-        return [
-            Given(event.at, payload, verdict_of(self.context.spec, payload, event.data["signature"]))
-            for event in self.approvals
-            for payload in (str(event.data["payload"]).encode(),)
-        ]
+        """The approvals with what is found of their signatures now, where that matters: those of other plans are as
+        many as there were plans, and count for nothing."""
+        return [self._given(event) for event in self.approvals]
+
+    def _given(self, event: Event) -> Given:
+        payload, spec, plan = str(event.data["payload"]).encode(), self.context.spec, self.context.plan
+        ours = plan.hash.encode() in payload
+        return Given(event.at, payload, verdict_of(spec, payload, event.data["signature"]) if ours else None)
 
     def wanted(self, action: Action) -> Wanted:
         """What is about to be done. The spec requires an approval of it. Raises ReshelveError."""
@@ -76,6 +78,7 @@ class Circumstances:
             index_uuid=state.index_uuid if state is not None else None,
             validations=clean_since([event for event in own if event.kind == "validated"]),
             people=people(context.spec),
+            longest=timedelta(hours=context.spec.approval.valid_hours),
         )
 
 

@@ -7,20 +7,22 @@ An approval counts when all of this holds, as it is found now, whatever the jour
 3. it names the plan's hash, the alias, both clusters and the index that the alias leaves; for a cut-over also the run,
    its index, and a validation of it that found no difference and that none has contradicted since
 4. no other run has used its nonce
-5. what it is for began before it expired
+5. what it is for began before it expired, and it was not given for longer than the spec allows
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal
+from datetime import datetime, timedelta
+from typing import Final, Literal
 
 from reshelve.approval.payload import Action, Payload
 from reshelve.signatures import Verdict
 
 Level = Literal["named", "signed"]
+_TOLD: Final = 3
+_OTHER_PLAN: Final = "it is for another plan"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Wanted:
 
     validations  that count, by the hash of their entry in the journal: their clocks; None without live changes
     people       the spec's owner and delegates
+    longest      for which an approval may be given
     """
 
     action: Action
@@ -43,6 +46,7 @@ class Wanted:
     index_uuid: str | None
     validations: Mapping[str, int | None]
     people: frozenset[str]
+    longest: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class Given:
 
     at       when it was recorded (ISO 8601, UTC)
     payload  its bytes
-    verdict  what ssh-keygen says of it now; None: it is not signed, or nobody asked
+    verdict  what ssh-keygen says of it now; None: it is not signed, or for another plan
     """
 
     at: str
@@ -90,7 +94,9 @@ class Decision:
     @property
     def why(self) -> str:
         """Why nothing is accepted, in a line."""
-        return "; ".join(dict.fromkeys(self.reasons)) or "nobody has approved it"
+        told = list(dict.fromkeys(self.reasons))
+        older = [f"and {len(told) - _TOLD} older ones"] if len(told) > _TOLD else []
+        return "; ".join([*told[:_TOLD], *older]) or "nobody has approved it"
 
 
 def decide(wanted: Wanted, given: Sequence[Given], now: datetime, used: Mapping[str, Use]) -> Decision:
@@ -108,17 +114,17 @@ def decide(wanted: Wanted, given: Sequence[Given], now: datetime, used: Mapping[
         faults = list(_faults(wanted, payload, one, now, used))
         if not faults:
             return Decision(payload, one.verdict.key if one.verdict else "", number)
-        if other_plan is None and faults == [_OTHER_PLAN]:
+        if other_plan is None and _OTHER_PLAN in faults:
             other_plan = number
         reasons.append(f"that of {payload.approver} ({one.at}): {', '.join(faults)}")
     return Decision(None, reasons=tuple(reasons), other_plan=other_plan)
 
 
-_OTHER_PLAN = "it is for another plan"
-
-
 def _faults(wanted: Wanted, payload: Payload, one: Given, now: datetime, used: Mapping[str, Use]) -> Iterator[str]:
-    """Everything that keeps an approval from counting."""
+    """Everything that keeps an approval from counting; of one for another plan no more than that."""
+    if payload.plan != wanted.plan:
+        yield _OTHER_PLAN
+        return
     if payload.approver not in wanted.people:
         yield f"{payload.approver} is neither the spec's owner nor a delegate"
     if wanted.level == "signed":
@@ -126,8 +132,6 @@ def _faults(wanted: Wanted, payload: Payload, one: Given, now: datetime, used: M
             yield "it is not signed"
         elif not one.verdict.good:
             yield f"its signature is not good ({one.verdict.why})"
-    if payload.plan != wanted.plan:
-        yield _OTHER_PLAN
     if payload.alias != wanted.alias:
         yield f"it is for alias {payload.alias}"
     if payload.kafka != wanted.kafka:
@@ -143,6 +147,8 @@ def _faults(wanted: Wanted, payload: Payload, one: Given, now: datetime, used: M
         yield f"it was used by run {use.run}"
     elif (now if use is None else use.at) > payload.expires_at:
         yield f"it expired at {payload.expires}"
+    if payload.expires_at > datetime.fromisoformat(one.at) + wanted.longest:
+        yield "it was given for longer than approval.valid_hours"
 
 
 def _cutover_faults(wanted: Wanted, payload: Payload) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reshelve.check.approval import check_approval
 from reshelve.check.debezium import check_debezium
 from reshelve.check.findings import Findings, Refusal, raise_for
 from reshelve.check.inputs import open_inputs
@@ -20,6 +21,7 @@ def check_spec(spec: Spec) -> list[Problem]:
     findings = Findings(spec)
     for found in open_inputs(spec):
         findings.open_input(found)
+    check_approval(findings)
     check_transform(findings)
     size = check_source(findings)
     check_target(findings, size)
