@@ -60,6 +60,19 @@ select distinct pg_class.oid, pg_class.oid::regclass::text, relkind::text
   from topmost join pg_class on pg_class.oid = topmost.ancestor
 """
 
+_NAMED_VIEWS: Final = """
+select schemaname::text, viewname::text from pg_views
+ where schemaname !~ '^pg_' and schemaname <> 'information_schema'
+   and (strpos(lower(%(query)s), lower(schemaname || '.' || viewname)) > 0
+        or strpos(%(query)s, quote_ident(schemaname) || '.' || quote_ident(viewname)) > 0)
+ order by 1, 2
+"""
+
+
+def named_views(connection: psycopg.Connection[Any], query: str) -> tuple[tuple[str, str], ...]:
+    """(schema, name) of the views whose qualified names stand in the query: as text, so perhaps in a comment."""
+    return tuple(connection.execute(_NAMED_VIEWS, {"query": query}).fetchall())
+
 
 def read_tables(connection: psycopg.Connection[Any], oids: Sequence[int]) -> tuple[Table, ...]:
     """The tables with these oids as they are now, by schema and name. One that was dropped is left out."""

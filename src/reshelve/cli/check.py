@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from reshelve.check import check_spec, raise_for
+from reshelve.check.subject import look_up_subject
 from reshelve.cli.options import EnvironmentOption
 from reshelve.cli.output import JsonOption, say, show, show_json
 from reshelve.errors import Problem, ReshelveError, SpecError
+from reshelve.grants import all_grants
 from reshelve.model import facts
 from reshelve.spec import Spec, load
 
@@ -19,11 +21,18 @@ from reshelve.spec import Spec, load
 def check(
     spec: Annotated[Path, typer.Argument(help="The spec.")],
     environment: EnvironmentOption = None,
+    print_grants: Annotated[
+        bool, typer.Option("--print-grants", help="Print the least privileges that the servers must give, instead.")
+    ] = False,
+    role: Annotated[str | None, typer.Option(help="Who gets them. By default the user of source.postgres.url.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List every problem of a spec, its source, its target and its Kafka. Changes nothing.
 
     Exit code 0 without errors, 2 with errors, 3 when all of them are refusals by a server."""
+    if print_grants:
+        _print_grants(load(spec, environment=environment), role, as_json)
+        return
     exit_code = 0
     problems: Sequence[Problem]
     try:
@@ -38,6 +47,15 @@ def check(
     else:
         show("\n".join(describe(problems)))
     raise typer.Exit(exit_code)
+
+
+def _print_grants(spec: Spec, role: str | None, as_json: bool) -> None:
+    found = all_grants(spec, look_up_subject(spec, role))
+    if as_json:
+        show_json({"grants": found})
+        return
+    for name, text in found.items():
+        show(f"# --- {name}\n{text}")
 
 
 def load_checked(file: Path, environment: str | None) -> Spec:

@@ -64,7 +64,7 @@ def _overview(found: Facts) -> list[Part]:
             ("Environment", found["environment"] or "the only one"),
             ("Owner", found["owner"] or "not named in the spec"),
             ("Delegates", ", ".join(found["delegates"]) or None),
-            ("Why", f"{found['why_kind']}: {why}" if found["why_kind"] else why),
+            ("Why", why),
             ("Started", found["started_at"]),
             ("Ended", found["ended_at"] or "not yet"),
             ("Duration", span(found["duration_seconds"])),
