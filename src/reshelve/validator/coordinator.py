@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final
 
 from reshelve.consumers.rejects import read_ledger
@@ -99,8 +99,9 @@ class _Check:
 
     def run(self) -> Validation:
         started = time.monotonic()
-        verdicts = self._with_rejects(self._judge()) if self.levels.topic else ()
-        full = self._compare_all(self.began) if self.levels.full and self.began else None
+        with CheckChannel(self.context, self.report) as channel:  # one for all: each takes a while to find its brokers
+            verdicts = self._with_rejects(self._judge(channel)) if self.levels.topic else ()
+            full = self._compare_all(channel, self.began) if self.levels.full and self.began else None
         return Validation(
             check=self.name,
             at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -112,7 +113,7 @@ class _Check:
             full=full,
         )
 
-    def _judge(self) -> tuple[PartitionVerdict, ...]:
+    def _judge(self, channel: CheckChannel) -> tuple[PartitionVerdict, ...]:
         """Counts, checksums and samples."""
         partitions = self.context.partitions
         with self._open_point() as (point, scope):
@@ -120,15 +121,16 @@ class _Check:
             if scope.counts or scope.checksums:
                 self.report(f"validating: counts and checksums of {point.slices} shards")
                 slices = [CheckTask(self.attempt, "target", n, scope) for n in range(point.slices)]
-                sums = _by_partition([one.data["sums"] for one in self._have_done(slices, point)])
+                sums = _by_partition([one.data["sums"] for one in self._have_done(channel, slices, point)])
                 texts = [one.encode() for one in sums]
             self.report(f"validating: {partitions} partitions against the index, {scope.samples} samples each")
             tasks = [CheckTask(self.attempt, "partition", n, scope, text) for n, text in enumerate(texts)]
-            return tuple(PartitionVerdict.from_dict(one.data) for one in self._have_done(tasks, point))
+            return tuple(PartitionVerdict.from_dict(one.data) for one in self._have_done(channel, tasks, point))
 
-    def _compare_all(self, began: CheckBegan) -> FullVerdict:
+    def _compare_all(self, channel: CheckChannel, began: CheckBegan) -> FullVerdict:
         """Whole documents."""
-        check = FullCheck(self.context, began, self.attempt, self._have_done, self._open_point, self.report)
+        have_done = partial(self._have_done, channel)
+        check = FullCheck(self.context, began, self.attempt, have_done, self._open_point, self.report)
         found = check.run()
         if not found.drift.get("missing"):
             return found
@@ -161,7 +163,7 @@ class _Check:
             except ReshelveError as error:  # it expires by itself, and the verdict stands
                 self.report(str(error))
 
-    def _have_done(self, tasks: Sequence[CheckTask], point: PointInTime) -> list[CheckResult]:
+    def _have_done(self, channel: CheckChannel, tasks: Sequence[CheckTask], point: PointInTime) -> list[CheckResult]:
         """The results of the tasks, all of one check and kind, in their order. Raises the first error of a validator.
 
         Few are sent at a time: what a coordinator that dies leaves behind is done before anything else."""
@@ -172,29 +174,29 @@ class _Check:
         touch, tell = _Timer(_TOUCH_S, 1), _Timer(_QUIET_S, 2)
         resend = _Timer(_RESEND_RANGES_S if kind == "range" else _RESEND_S, 2)
         progress = _Timer(_PROGRESS_S, 1)
-        with CheckChannel(self.context, self.report) as channel:
-            while later or sent:
-                channel.send(_move(later, sent, most))
-                result = channel.receive(1.0)
-                if result is not None and (result.check, result.kind) == (check, kind):
-                    result.raise_error()
-                    done[result.number] = result
-                    sent.pop(result.number, None)
-                    tell.restart()
-                    resend.restart()
-                if touch.due():
-                    point.touch()
-                if progress.due() and done:
-                    self.report(f"validating: {len(done)} of {len(tasks)} tasks done")
-                if tell.due():
-                    self.report(
-                        f"no validator has finished a task for a while, {len(sent)} are open; is one running? "
-                        f"`reshelve worker validator {self.context.run}` starts one"
-                    )
-                if resend.due():  # a task that was done already costs the validator nothing
-                    channel.send(sent.values())
-                if time.time() > self.deadline and sent:
-                    raise self._late(len(sent) + len(later))
+        while later or sent:
+            channel.send(_move(later, sent, most))
+            result = channel.receive(1.0)
+            # One that is not waited for is of an attempt before, and known, or comes a second time.
+            if result is not None and (result.check, result.kind) == (check, kind) and result.number in sent:
+                result.raise_error()
+                done[result.number] = result
+                del sent[result.number]
+                tell.restart()
+                resend.restart()
+            if touch.due():
+                point.touch()
+            if progress.due() and done:
+                self.report(f"validating: {len(done)} of {len(tasks)} tasks done")
+            if tell.due():
+                self.report(
+                    f"no validator has finished a task for a while, {len(sent)} are open; is one running? "
+                    f"`reshelve worker validator {self.context.run}` starts one"
+                )
+            if resend.due():  # a task that was done already costs the validator nothing
+                channel.send(sent.values())
+            if time.time() > self.deadline and sent:
+                raise self._late(len(sent) + len(later))
         return [done[number] for number in sorted(done)]
 
     def _late(self, open_tasks: int) -> BlockedError:

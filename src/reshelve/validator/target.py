@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -53,14 +54,18 @@ class PointInTime:
         }
         if self.slices > 1:  # one slice is the whole, and `max` must be 2 or more
             body["slice"] = {"id": number, "max": self.slices}
-        while True:
-            check()
-            hits: list[dict[str, Any]] = self._search(body).get("hits", {}).get("hits", [])
-            if hits:
-                yield hits
-            if len(hits) < _PAGE:
-                return
-            body["search_after"] = hits[-1]["sort"]
+        with ThreadPoolExecutor(1, "scan") as pool:  # the next page is searched for while this one is worked on
+            asked = pool.submit(self._search, body)
+            while True:
+                check()
+                hits: list[dict[str, Any]] = asked.result().get("hits", {}).get("hits", [])
+                more = len(hits) == _PAGE
+                if more:
+                    asked = pool.submit(self._search, {**body, "search_after": hits[-1]["sort"]})
+                if hits:
+                    yield hits
+                if not more:
+                    return
 
     def versions(self, keys: Sequence[bytes]) -> dict[bytes, int]:
         """The versions of those of the keys (at most 10,000) that there are. Raises as `scan` does."""
