@@ -69,11 +69,17 @@ def rejects(found: Facts) -> list[Part]:
         lines.append(f"{found['open']:,} open, but for those that a later change of the source has superseded")
     if found["redriven"]:
         lines.append(f"{found['redriven']:,} read again and accepted, after their cause was corrected")
-    for one in found["waivers"]:
-        more = one["count"] - len(one["keys"])
-        keys = ", ".join(one["keys"]) + (f" and {more:,} more" if more else "")
-        lines.append(f"{one['count']:,} waived by {one['by']} at {one['at']}: {one['why']} ({keys})")
-    return [Lines(tuple(lines))] if lines else []
+    parts: list[Part] = [Lines(tuple(lines))] if lines else []
+    if found["waivers"]:
+        headers = ("waived", "by", "at", "why", "keys")
+        parts.append(Table("Rejects without which the run completes", headers, tuple(map(_waiver, found["waivers"]))))
+    return parts
+
+
+def _waiver(one: Facts) -> tuple[str, ...]:
+    more = one["count"] - len(one["keys"])
+    keys = ", ".join(one["keys"]) + (f" and {more:,} more" if more else "")
+    return f"{one['count']:,}", one["by"], one["at"], one["why"], keys
 
 
 def queries(found: Facts | None) -> list[Part]:
