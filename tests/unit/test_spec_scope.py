@@ -68,6 +68,7 @@ def test_a_phase_that_needs_none() -> None:
     [
         ("scope: {keys: {low: [1, 2, 3]}}", "s.yaml:5:21", "has 3 values, and the key 2 (id, lang)"),
         ("scope: {keys: {low: []}}", "s.yaml:5:21", "is empty"),
+        ("scope: {keys: {low: [1, no]}}", "s.yaml:5:21", "put it in quotes"),
         ("scope: {keys: {from: 1}}", "s.yaml:5:16", "unknown field 'from'"),
         ("phases: x", "s.yaml:5:9", "should be a list"),
         ("phases: [{name: a, keys: {high: 7}}, {name: b, keys: {low: 8}}]", "s.yaml:5:9", "none begins after 7"),

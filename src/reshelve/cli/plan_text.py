@@ -55,6 +55,9 @@ def _overview(plan: Plan) -> Rows:
         ("changes", _mode(plan.changes)),
         ("documents", f"about {plan.estimated_documents:,}"),
         ("bytes", f"about {plan.estimated_bytes / 1e6:,.1f} MB of JSON"),
+        ("approval", _approval(plan.spec["approval"])),
+        ("window", _window(plan.spec["window"])),
+        ("throttle", _throttle(plan.spec["throttle"])),
         ("copy", f"{low:,.0f} to {high:,.0f} s ({forecast.basis})"),
     ]
     if forecast.topic_high:
@@ -68,6 +71,26 @@ def _strategy(plan: Plan) -> str:
         return "the index is kept after its source; nothing is built"
     new = "a new index is built beside the old one, proven, and swapped in" if plan.previous_index else _FIRST
     return new + ("; it is kept after its source until it is retired" if plan.spec.get("follow") == "always" else "")
+
+
+def _approval(asked: dict[str, Any]) -> str:
+    if asked["required"] == "none":
+        return "not required"
+    apart = ", the swap apart" if asked["cutover"] else ""
+    return f"{asked['required']}{apart}; to be used within {asked['valid_hours']:g} h"
+
+
+def _window(asked: dict[str, Any] | None) -> str:
+    if asked is None:
+        return "always open"
+    openings = "; ".join(f"{' '.join(one['days'])} {one['start']} to {one['end']}" for one in asked["open"])
+    closed = f"; not on {', '.join(asked['closed'])}" if asked["closed"] else ""
+    return f"{openings} ({asked['zone']}){closed}"
+
+
+def _throttle(asked: dict[str, Any]) -> str:
+    signals = [name for name, band in asked.items() if isinstance(band, dict)]
+    return f"adaptive, by {', '.join(signals)}" if asked["enabled"] and signals else "the limits alone"
 
 
 _FIRST: Final = "an index is built, proven, and the alias created for it"

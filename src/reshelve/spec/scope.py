@@ -22,9 +22,11 @@ def bound_texts(value: object) -> object:
 
 
 def _text(value: object) -> object:
+    if isinstance(value, bool):  # YAML 1.1 takes a bare no, off or y for one
+        raise ValueError("should be text or a number; put it in quotes")
     if isinstance(value, datetime):
         return value.isoformat(sep=" ")
-    if isinstance(value, bool | int | float | date):
+    if isinstance(value, int | float | date):
         return str(value)
     return value
 
