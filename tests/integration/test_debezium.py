@@ -24,7 +24,7 @@ from connect import Connector, running
 from pipeline import Pipeline
 
 from reshelve.check.debezium import check_debezium
-from reshelve.check.findings import Findings
+from reshelve.check.findings import Findings, Size
 from reshelve.errors import AccessRefused, BlockedError, SourceRefused
 from reshelve.kafka import KafkaCluster
 from reshelve.model import ChangePlan, ChangeRule, RunId
@@ -292,7 +292,8 @@ def test_avro_with_a_registry(pipeline: Pipeline) -> None:
     deadline = time.monotonic() + PATIENCE_S
     with registry(fail_first=1) as (url, asked), slot(pipeline) as name:
         write("c", None, row | {"id": 9})  # before the run
-        followed = Followed(pipeline, name, columns, topics=[topic], format="avro", registry=url)
+        pipeline.environ["REGISTRY"] = url  # with a password
+        followed = Followed(pipeline, name, columns, topics=[topic], format="avro", registry="${REGISTRY}")
         with followed.feed() as feed:
             write("c", None, row)
             write("d", row, None)
@@ -337,25 +338,31 @@ def test_checks_before_a_run(pipeline: Pipeline) -> None:
     cluster.create_topic(f"{prefix}.public.docs", 1, {"cleanup.policy": "compact"}, None)
     topics = [f"{prefix}.public.docs", f"{prefix}.public.other"]
     with registry() as (url, _):
-        found = _checked(pipeline, topics=topics, format="avro", registry=url)
+        pipeline.environ["REGISTRY"] = url
+        found = _checked(pipeline, topics=topics, format="avro", registry="${REGISTRY}")
     assert [found[field] for field in ("changes.debezium.topics", "changes.debezium")] == [
-        {("error", "does not exist"), ("warning", "is compacted"), ("warning", "no topic")},
+        {
+            ("error", "does not exist"),
+            ("warning", "is compacted"),
+            ("warning", "keeps events"),
+            ("warning", "no topic"),
+        },
         {("warning", "confirms its slot")},
     ]
     cluster.create_topic(f"{prefix}.message", 1, {}, None)
-    found = _checked(pipeline, topics=topics[:1], format="avro", registry=url)
-    assert found["changes.debezium.topics"] == {("warning", "is compacted")}
+    found = _checked(pipeline, topics=topics[:1], format="avro", registry="${REGISTRY}")
+    assert found["changes.debezium.topics"] == {("warning", "is compacted"), ("warning", "keeps events")}
     assert found["changes.debezium.registry"] == {("error", "does not answer")}
 
 
-_WORDS = ("does not exist", "is compacted", "no topic", "confirms its slot", "does not answer")
+_WORDS = ("does not exist", "is compacted", "keeps events", "no topic", "confirms its slot", "does not answer")
 
 
 def _checked(pipeline: Pipeline, **debezium: Any) -> dict[str, set[tuple[str, str]]]:
     """Levels and words of the problems of each field."""
     path = pipeline.write(changes={"debezium": {"slot": "none", **debezium}})
     findings = Findings(load(path, pipeline.environment()))
-    check_debezium(findings)
+    check_debezium(findings, Size(10**12, 10**15))  # a copy that takes longer than the brokers' seven days
     found: dict[str, set[tuple[str, str]]] = {}
     for field in ("changes.debezium.topics", "changes.debezium.registry", "changes.debezium"):
         place = findings.spec.place(field)

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from reshelve.cli.plan_text import notes, tables
 from reshelve.consumers.mapping import ROOT, compare
 from reshelve.errors import UsageError
 from reshelve.forecast import Forecast, forecast
+from reshelve.headroom import Headroom
 from reshelve.model import ChangePlan, ChangeRule, KeyColumn, PhasePlan, RunId, SourceFacts, Table
 from reshelve.plan import Plan, _hash, plan_topics, run_name
 from reshelve.plan_notes import change_notes
@@ -96,6 +98,8 @@ def test_round_trip() -> None:
         {"created_at": "2027-01-01T00:00:00+00:00"},
         {"spec_folder": "/there"},
         {"forecast": Forecast(5, 6, "rehearsed")},
+        {"headroom": (Headroom("target disk", "1 GB", "2 GB", "enough"),)},
+        {"phases": (PhasePlan("a", None, None, (), 0, 2, 7),)},
     ],
 )
 def test_the_hash_is_that_of_what_is_approved(changes: dict[str, Any]) -> None:
@@ -133,6 +137,29 @@ def test_the_hash_changes_with_what_is_approved(changes: dict[str, Any]) -> None
 def test_not_a_plan(text: str) -> None:
     with pytest.raises(UsageError, match="not a plan"):
         Plan.from_json(text)
+
+
+def test_a_plan_for_a_reader() -> None:
+    phases = (PhasePlan("a", None, ("5",), (), 0, 1, 7), PhasePlan("b", ("5",), None, ("a",), 2, 2, 7_000))
+    room = (Headroom("broker disk", "1 GB", "not known", "unknown", "nobody tells"),)
+    plan = a_plan(phases=phases, headroom=room)
+    found = {title: rows for title, _, rows in tables(plan)}
+    overview = dict(found["Plan"])
+    assert overview["scope"] == "full: everything the query returns"
+    assert overview["alias"] == f"cities: cities-1 -> {RUN.index}" and "swapped in" in overview["strategy"]
+    assert (overview["approval"], overview["window"]) == ("not required", "always open")
+    assert [stage for stage, _ in found["Order"]] == [
+        "create", "copy", "settle", "index", "validate", "catchup", "cutover", "close",
+    ]  # fmt: skip
+    assert "in phases: a -> b" in dict(found["Order"])["copy"]
+    assert found["Phases"] == [("a", "up to 5", "at once", "2", "about 7"), ("b", "after 5", "a", "1", "about 7,000")]
+    assert found["Headroom"] == [("broker disk", "1 GB", "not known", "unknown")]
+    assert found["Mapping"][0][:3] == ("a", "added", "safe")
+    assert "swaps back to cities-1" in dict(found["If it goes wrong"])["rollback"]
+    assert notes(plan) == ["a note", "broker disk: nobody tells"]
+    unfollowed = {title: rows for title, _, rows in tables(a_plan(changes=ChangePlan("none"), previous_index=None))}
+    assert "settle" not in dict(unfollowed["Order"]) and "no index" in dict(unfollowed["If it goes wrong"])["rollback"]
+    assert "Phases" not in unfollowed
 
 
 def test_phases_hold_each_segment_once() -> None:

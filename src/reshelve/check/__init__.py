@@ -26,7 +26,7 @@ def check_spec(spec: Spec) -> list[Problem]:
     size = check_source(findings)
     check_target(findings, size)
     check_kafka(findings, size)
-    check_debezium(findings)
+    check_debezium(findings, size)
     return sorted(findings.problems, key=_position)
 
 

@@ -9,8 +9,9 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
-from reshelve.check.findings import Findings
+from reshelve.check.findings import Findings, Size
 from reshelve.errors import ReshelveError
+from reshelve.forecast import SLOW
 from reshelve.kafka import KafkaCluster, kafka_error
 from reshelve.producers.debezium import cluster_of
 from reshelve.producers.debezium_registry import SchemaRegistry
@@ -20,8 +21,9 @@ _BOOTSTRAP: Final = "changes.debezium.bootstrap"
 _FLUSH_INTERVAL_S: Final = 60  # Connect's own default
 
 
-def check_debezium(findings: Findings) -> None:
-    """The brokers answer, the topics are there and keep every event, the registry answers."""
+def check_debezium(findings: Findings, size: Size | None = None) -> None:
+    """The brokers answer, the topics are there and keep every event, the registry answers. `size` is what the source
+    holds, where known."""
     debezium = findings.spec.changes.debezium
     if debezium is None:
         return
@@ -40,7 +42,8 @@ def check_debezium(findings: Findings) -> None:
         if topic not in known:
             remedy = "correct the name (`<topic.prefix>.<schema>.<table>`), or make the topic"
             findings.error(_TOPICS, f"topic {topic} does not exist at {cluster.bootstrap}", remedy)
-    _check_retention(findings, cluster, [topic for topic in debezium.topics if topic in known])
+    seconds = 0.0 if size is None else size.documents / min(findings.spec.limits.documents_per_second or SLOW, SLOW)
+    _check_retention(findings, cluster, [topic for topic in debezium.topics if topic in known], seconds)
     _check_pace(findings)
     _check_messages(findings, known)
     if debezium.registry is not None:
@@ -50,8 +53,9 @@ def check_debezium(findings: Findings) -> None:
             findings.add("changes.debezium.registry", error)
 
 
-def _check_retention(findings: Findings, cluster: KafkaCluster, topics: list[str]) -> None:
-    """Compaction keeps the newest event of a row: what the row was before it, a parent's key say, is lost."""
+def _check_retention(findings: Findings, cluster: KafkaCluster, topics: list[str], seconds: float) -> None:
+    """Compaction keeps the newest event of a row: what the row was before it, a parent's key say, is lost. `seconds` is
+    what the copy may take: events that are kept for less may be gone before a run that stood still has read them."""
     for topic in topics:
         resource = ConfigResource(ResourceType.TOPIC, topic)
         try:
@@ -67,6 +71,14 @@ def _check_retention(findings: Findings, cluster: KafkaCluster, topics: list[str
                 f"topic {topic} is compacted (cleanup.policy = {policy}): old values of rows that are written often"
                 " may be gone before they are read",
                 "set cleanup.policy = delete, with a retention that outlasts the longest standstill of the run",
+            )
+        kept = int(config["retention.ms"].value or -1) / 1000
+        if 0 <= kept < seconds:
+            findings.warning(
+                _TOPICS,
+                f"topic {topic} keeps events for {kept / 3600:,.1f} h (retention.ms), and the copy may take"
+                f" {seconds / 3600:,.1f} h: a run that stands still has less time left than that to go on",
+                "raise retention.ms above what the copy and the longest standstill take",
             )
 
 
