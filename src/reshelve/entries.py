@@ -31,6 +31,8 @@ def entry_text(kind: str, data: Mapping[str, Any]) -> str:
             text = f"closed: {', '.join(closed)}" if closed else "all open"
         case "approved" | "approval_used":
             text = f"{data.get('action')} by {data.get('by')}" + (f" ({data['key']})" if data.get("key") else "")
+        case "notify_failed":
+            text = f"{data.get('whom')}: {data.get('why') or data.get('what')}"
         case "checkpoint":
             text = f"{data.get('documents', 0):,} read, {data.get('indexed', 0):,} indexed, lag {data.get('lag', 0):,}"
         case "cutover" | "cutover_began":

@@ -44,8 +44,8 @@ def outcome(state: RunState) -> str | None:
 
 def cloud_event(state: RunState, how: str) -> CloudEvent:
     """What is told of a run that has just ended."""
-    planned = state.facts.get("planned", {})
-    plan = planned.get("plan", {})
+    plan = state.facts.get("planned", {}).get("plan", {})
+    aborted = state.facts.get("aborted", {}) if how == "aborted" else {}
     identifier = f"{state.run}/{how}/{state.since}"
     facts = {
         "specversion": "1.0",
@@ -76,6 +76,8 @@ def cloud_event(state: RunState, how: str) -> CloudEvent:
             "duration_seconds": state.duration_s,
             "stage": state.stage,
             "error": state.error,
+            "aborted_by": aborted.get("by"),
+            "aborted_why": aborted.get("why"),
         },
     }
     return CloudEvent(identifier, _TYPE + how, state.run.reindex, facts)

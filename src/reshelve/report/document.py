@@ -27,6 +27,7 @@ def document(found: Facts) -> Document:
     wanted = (
         Section("", _overview(found)),
         Section("What stopped it", _stopped(found)),
+        Section("Why it was ended", _aborted(found["aborted"])),
         Section("What it does not cover", [Lines(tuple(found["notes"]))] if found["notes"] else []),
         Section("Approvals", _approvals(found)),
         Section("Rehearsal", _entry(found["rehearsed"])),
@@ -41,6 +42,7 @@ def document(found: Facts) -> Document:
         Section("Searches, before and after", queries(found["queries"])),
         Section("Gates of the cut-over", gates(found["gates"])),
         Section("Cut-over", cutover(found)),
+        Section("Who was told of the end", _told(found)),
         Section("Commands", _commands(found["commands"])),
         Section("Stages", _stages(found["stages"])),
         Section("Errors on the way", _errors(found["errors"])),
@@ -90,6 +92,20 @@ def _stopped(found: Facts) -> list[Part]:
     return [*said, Text(f"To remedy: {error['remedy']}")] if error["remedy"] else said
 
 
+def _aborted(entry: Facts | None) -> list[Part]:
+    if entry is None:
+        return []
+    by = f" by {entry['by']}" if entry.get("by") else ""
+    said: list[Part] = [Text(f"Aborted{by}: {entry.get('why') or 'no reason given'}.")]
+    left = entry.get("left") or ()
+    return [*said, Text("What it left:"), Lines(tuple(left))] if left else said
+
+
+def _told(found: Facts) -> list[Part]:
+    lines = [*found["told"], *(f"not told: {one}" for one in found["not_told"])]
+    return [Lines(tuple(lines))] if lines else []
+
+
 def _approvals(found: Facts) -> list[Part]:
     if found["approval"] == "none":
         return [Text("The spec asks for no approval.")]
@@ -116,7 +132,7 @@ def _forecast(found: Facts) -> Part:
     documents, size = found["documents"], found["bytes"]
     rows = (
         (
-            "the copy takes",
+            "to copy and index",
             f"{span(low)} to {span(high)} ({found['basis']})",
             "–" if seconds is None else span(seconds),
         ),

@@ -21,6 +21,9 @@ def report_facts(plan: Plan, state: RunState) -> dict[str, Any]:
         "reindex": plan.reindex,
         "outcome": _outcome(state),
         "error": state.error,
+        "aborted": seen.get("aborted") if state.state == "aborted" else None,
+        "told": seen.get("notified", {}).get("told", []),
+        "not_told": [text for _, kind, text in state.log if kind == "notify_failed"],
         "environment": plan.environment or None,
         "owner": state.owner or None,
         "delegates": plan.spec.get("delegates") or [],
@@ -99,7 +102,7 @@ def _approval(used: dict[str, Any]) -> dict[str, Any]:
 
 
 def _forecast(plan: Plan, state: RunState) -> dict[str, Any]:
-    """What was foretold of the copy, and what came of it; None: it is not over."""
+    """What was foretold of copying and indexing, and what came of it; None: it is not over."""
     began = state.stages.get("copy")
     ended = state.stages.get("validate")
     seconds = None
