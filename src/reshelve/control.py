@@ -76,8 +76,8 @@ class Pause:
         if not self.held:
             return f"reshelve resume {run}"
         if self.by == "window":
-            return f"none: it goes on by itself; reshelve resume {run} --ignore-window does not wait"
-        return "none: it goes on by itself once the signal is gone"
+            return f"wait: it goes on by itself; reshelve resume {run} --ignore-window does not"
+        return "wait: it goes on by itself once the signal is gone"
 
     @property
     def text(self) -> str:

@@ -109,9 +109,10 @@ class SignalWatch:
 
     def _watch(self) -> None:
         while not self._ended.wait(LOOK_EVERY_S):
-            self.newest = self._look()
+            self.newest = self.look()
 
-    def _look(self) -> Sample:
+    def look(self) -> Sample:
+        """One look at everything that is asked for."""
         values: dict[str, float] = {}
         troubles: list[str] = []
         if self._wanted & _OF_NODES:
