@@ -78,7 +78,7 @@ def test_a_run_that_completed_tells_who_approved_and_whether_the_forecast_was_ri
         "## Rehearsal",
         "| documents per second | 5000 |",
         "- not told: webhook https://h/***: it answered 500",
-        "schema_change: names",
+        "| Why | names |",
     ):
         assert part in text, part
     assert len(found["samples"]["rows"]) == 2 and found["log"][0]["kind"] == "planned"
