@@ -115,6 +115,8 @@ def kafka(spec: Spec, subject: Subject) -> str:
         ("reads without ever joining", "--group reshelve.reader", "Describe Read"),
         ("pages, keys and tasks", f"--transactional-id {prefix} --resource-pattern-type prefixed", "Describe Write"),
     ]
+    if spec.notify.topic is not None:
+        rules.append(("who waits for a run's end", f"--topic {spec.notify.topic}", "Create Describe Write"))
     debezium = spec.changes.debezium
     if debezium is not None:
         where = "" if debezium.bootstrap is None else f" (on {debezium.bootstrap})"
