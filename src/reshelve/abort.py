@@ -15,9 +15,9 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
+from reshelve.commands import Command
 from reshelve.consumers import generation
 from reshelve.context import RunContext
-from reshelve.control import Command
 from reshelve.cutover import roll_back
 from reshelve.errors import BlockedError
 from reshelve.live import LiveChanges

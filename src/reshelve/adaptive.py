@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from reshelve.commands import Command
 from reshelve.context import RunContext
-from reshelve.control import Command
 from reshelve.controller import Allowance, decide, worst
 from reshelve.progress import Progress
 from reshelve.rates import RateMeter, Tally

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from confluent_kafka import Consumer, TopicPartition
 
-from reshelve.control import Bounds, ControlReader, ControlState
+from reshelve.commands import Bounds, ControlState
+from reshelve.control import ControlReader
 from reshelve.kafka import KafkaCluster
 from reshelve.model import RunId
 from reshelve.reporter import Reporter

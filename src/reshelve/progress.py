@@ -11,9 +11,9 @@ from typing import Any, Final
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
 from reshelve.applied import Applied, oldest, seconds_behind
+from reshelve.commands import Bounds, Pause
 from reshelve.consumers.reject_ledger import RejectLedger
 from reshelve.context import RunContext
-from reshelve.control import Bounds, Pause
 from reshelve.errors import AccessRefused, BlockedError
 from reshelve.kafka import header_items, refusal
 from reshelve.model import Receipt

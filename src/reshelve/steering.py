@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from reshelve.adaptive import Adaptive
+from reshelve.commands import OF_THE_DRIVER, Bounds, ControlState, Pause
 from reshelve.context import RunContext
-from reshelve.control import OF_THE_DRIVER, Bounds, ControlReader, ControlState, ControlWriter, Pause
+from reshelve.control import ControlReader, ControlWriter
 from reshelve.errors import AbortedError, BlockedError
 from reshelve.progress import Progress
 from reshelve.spec.window import Window

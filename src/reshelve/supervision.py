@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from reshelve.children import Children, beside
+from reshelve.commands import ControlState
 from reshelve.consumers.reject_picture import look_at_rejects
-from reshelve.control import ControlState
 from reshelve.errors import BlockedError, GateClosed, Interrupted, Unreachable
 from reshelve.notify.announce import announce
 from reshelve.progress import Progress, ProgressReader

@@ -17,8 +17,8 @@ import socket
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -133,22 +133,17 @@ class CheckFigures:
         self.counts["checks"] += 1
 
 
-@contextmanager
 def _serve(
     at: tuple[str, int] | None, state: RunState, role: str, name: str, figures: Reporter | CheckFigures
-) -> Iterator[None]:
+) -> AbstractContextManager[object]:
     """Serves a worker's figures. Raises UsageError when it can't listen there."""
     if at is None:
-        yield
-        return
+        return nullcontext()
     from reshelve.worker_metrics import WorkerMetrics  # its library costs memory, and most workers are not scraped
 
     served = WorkerMetrics(str(state.run), role, name, figures, *at)
     print(f"metrics: http://{at[0]}:{served.port}/metrics", file=sys.stderr, flush=True)  # noqa: T201
-    try:
-        yield
-    finally:
-        served.close()
+    return closing(served)
 
 
 def _share_one_arena() -> None:

@@ -6,7 +6,7 @@ from conftest import Victims
 from opensearchpy import OpenSearch
 from proxy import Fault, FaultProxy, Request
 
-from reshelve.control import OF_THE_DRIVER
+from reshelve.commands import OF_THE_DRIVER
 from reshelve.local.stack import LocalStack
 from reshelve.throttle import TokenBucket
 

@@ -12,9 +12,10 @@ from filled_run import FilledRun, fill
 
 from reshelve.abort import Ending, abort_run
 from reshelve.cli.abort import abort
+from reshelve.commands import Command
 from reshelve.consumers import generation
 from reshelve.context import RunContext
-from reshelve.control import Command, read_control
+from reshelve.control import read_control
 from reshelve.errors import UsageError
 from reshelve.journal import JournalWriter, create_journal, read_journal
 from reshelve.live import LiveChanges

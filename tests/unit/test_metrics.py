@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from reshelve.applied import Applied
-from reshelve.control import Bounds
+from reshelve.commands import Bounds
 from reshelve.errors import UsageError
 from reshelve.metrics import Metrics
 from reshelve.model import Receipt, Segment

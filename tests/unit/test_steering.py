@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from reshelve.control import Command, ControlState
+from reshelve.commands import Command, ControlState
 from reshelve.spec.window import Window
 from reshelve.steering import WindowWatch
 

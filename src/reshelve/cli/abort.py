@@ -16,7 +16,8 @@ from reshelve.cli.display import make_display
 from reshelve.cli.options import REPORTS, ByOption, ReportsOption, operator
 from reshelve.cli.output import JsonOption, confirmed, say, show, show_json
 from reshelve.cli.signals import stop_on_signals
-from reshelve.control import Command, ControlWriter, read_control
+from reshelve.commands import Command
+from reshelve.control import ControlWriter, read_control
 from reshelve.errors import AbortedError, BlockedError, UsageError
 from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster

@@ -13,7 +13,8 @@ from reshelve.applied import oldest, seconds_behind
 from reshelve.cli.connection import BootstrapOption, ConfigOption, cluster_of
 from reshelve.cli.display import megabytes, span
 from reshelve.cli.output import JsonOption, say, show, show_columns, show_json
-from reshelve.control import ControlState, read_control
+from reshelve.commands import ControlState
+from reshelve.control import read_control
 from reshelve.errors import ReshelveError, UsageError
 from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster

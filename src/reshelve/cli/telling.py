@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from reshelve.cli.output import say
-from reshelve.control import Bounds, ControlState, ControlWriter, read_control
+from reshelve.commands import Bounds, ControlState
+from reshelve.control import ControlWriter, read_control
 from reshelve.errors import UsageError
 from reshelve.journal import read_journal
 from reshelve.kafka import KafkaCluster

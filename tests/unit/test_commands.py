@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reshelve.control import Command, ControlState, fold_commands
+from reshelve.commands import Command, ControlState, fold_commands
 
 _AT = 1_700_000_000_000
 
