@@ -22,6 +22,7 @@ from reshelve.signatures import Verdict
 
 Level = Literal["named", "signed"]
 _TOLD: Final = 3
+_SKEW: Final = timedelta(minutes=15)  # between the clocks of who wrote what was signed, and who recorded it
 _OTHER_PLAN: Final = "it is for another plan"
 
 
@@ -147,7 +148,7 @@ def _faults(wanted: Wanted, payload: Payload, one: Given, now: datetime, used: M
         yield f"it was used by run {use.run}"
     elif (now if use is None else use.at) > payload.expires_at:
         yield f"it expired at {payload.expires}"
-    if payload.expires_at > datetime.fromisoformat(one.at) + wanted.longest:
+    if payload.expires_at > datetime.fromisoformat(one.at) + wanted.longest + _SKEW:
         yield "it was given for longer than approval.valid_hours"
 
 
