@@ -14,8 +14,9 @@ from reshelve.approval.decision import Given, Use, Wanted
 from reshelve.approval.payload import NAMESPACE, Action, Payload
 from reshelve.consumers.opensearch import refusal
 from reshelve.context import RunContext
-from reshelve.journal import APPROVAL_USED, APPROVED, Event, read_journal
-from reshelve.model import approvals_of
+from reshelve.errors import BlockedError
+from reshelve.journal import APPROVAL_USED, APPROVED, Event, chain_faults, read_journal
+from reshelve.model import JOURNAL_TOPIC, approvals_of
 from reshelve.signatures import Signers, Verdict, verify
 from reshelve.spec import Spec
 from reshelve.state import fold
@@ -30,8 +31,19 @@ class Circumstances:
 
     @classmethod
     def now(cls, context: RunContext) -> Circumstances:
-        """Raises ReshelveError when the journal can't be read."""
-        return cls(context, tuple(read_journal(context.cluster, reindex=context.plan.reindex)))
+        """Raises ReshelveError when the journal can't be read, BlockedError when it is not what was written: what was
+        validated, and which nonces are spent, is known from it alone."""
+        found = cls(context, tuple(read_journal(context.cluster, reindex=context.plan.reindex)))
+        for key in (context.plan.run, str(approvals_of(context.plan.reindex))):
+            faults = chain_faults(event for event in found.entries if event.run == key)
+            if faults:
+                raise BlockedError(
+                    "the journal is not what was written: no approval can be judged by it",
+                    where=f"{context.cluster.bootstrap}/{JOURNAL_TOPIC}",
+                    why=faults[0],
+                    remedy="`reshelve journal verify` lists all faults; find out who may write to the topic",
+                )
+        return found
 
     @cached_property
     def approvals(self) -> tuple[Event, ...]:
