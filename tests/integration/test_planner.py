@@ -14,6 +14,7 @@ from opensearchpy import OpenSearch
 from services import Services
 
 from reshelve.errors import SourceRefused, TargetRefused, Unreachable
+from reshelve.model import KeyColumn
 from reshelve.plan import Plan, make_plan
 from reshelve.producers.catalog import read_tables
 from reshelve.producers.planner import (
@@ -22,6 +23,7 @@ from reshelve.producers.planner import (
     reads_in_key_order,
     source_query,
 )
+from reshelve.producers.query import SourceQuery
 from reshelve.producers.segments import divide, plan_segments
 from reshelve.producers.source import open_session
 from reshelve.spec import Spec, parse
@@ -160,6 +162,14 @@ def test_phases_tile_a_scope_of_a_key_range(session: Connection, database: str) 
     assert [key for key, *_ in session.execute(read, parameters).fetchall()] == ["big|8"]
     assert counts["many"] > 5_000 and counts["last"] > 2_000 and counts["rest"] == 0
     assert len(range(found.phases[1].first, found.phases[1].last + 1)) >= 2
+
+
+def test_a_range_of_any_texts(session: Connection) -> None:
+    low, high = "100%", "a%b\\c' d"
+    values = "values ('100%'), ('a%b\\c'' d'), ('zz')"
+    query = SourceQuery(f"select k from ({values}) v(k)", None, (KeyColumn("k", "text"),), (low,), (high,))
+    for statement, parameters in (query.page(None, None, 9, 999), query.keys([(high,), ("zz",)], 999)):
+        assert [key for key, *_ in session.execute(statement, parameters).fetchall()] == [high]
 
 
 @pytest.mark.parametrize(
