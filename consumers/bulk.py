@@ -183,6 +183,7 @@ class _Writing:
         """`rounds`: answers that left items pending so far."""
         pending = items
         while pending:
+            before = len(pending)
             if all(item.document is None for item in pending):
                 self.writer.require_alias()  # a bulk of versioned deletes alone would create a missing index
             try:
@@ -194,13 +195,14 @@ class _Writing:
                 continue
             except TransportError as error:
                 pending = self._request_failed(error, pending)
-                continue
-            before = len(pending)
-            pending, why = self._take_outcomes(pending, answer)
-            if not pending:
-                return
+                if error.status_code != 429:
+                    continue
+            else:
+                pending, why = self._take_outcomes(pending, answer)
+                if not pending:
+                    return
+                self._pause(why)
             rounds += 1
-            self._pause(why)
             if len(pending) == before and before > 1 and rounds > 1:
                 # Nothing at all went through, twice: smaller requests have a better chance.
                 self._halves(pending, rounds)

@@ -15,7 +15,7 @@ from reshelve.rates import RateMeter, Tally
 from reshelve.signals import Sample, SignalWatch
 from reshelve.spec.throttle import AdaptiveThrottle
 
-_SEEN_S: Final = 10.0
+_SEEN_S: Final = 5.0
 Say = Callable[[str], None]
 
 
@@ -81,13 +81,16 @@ class Adaptive:
             self._troubled = bool(sample.troubles)
             for trouble in sample.troubles:
                 self._say(f"a signal of the adaptive throttle can't be looked at: {trouble}")
-        self.values = merged(self._settings, sample.values, self._own.look(sample.at))
+        own = self._own.look(sample.at)
+        self.values = merged(self._settings, sample.values, own)
         if paused:
             self._own.meter = RateMeter()
             return
         asked = worst(self._settings.bands, self.values)
         before = self.allowed
         seen = self._own.meter.over(_SEEN_S)
+        if seen is not None and seen < 1 and own.get("rejections"):
+            seen = None  # it does much, and all of it is turned away
         self.allowed = decide(time.monotonic(), before, asked, seen, limit, self._settings)
 
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 from opensearchpy import OpenSearch
-from opensearchpy.exceptions import SSLError
+from opensearchpy.exceptions import SSLError, TransportError
 
 from reshelve.consumers.bulk import BulkResult, BulkWriter, GivenUp, Item
 
@@ -52,6 +52,13 @@ def test_a_document_that_the_server_keeps_failing_on_is_rejected() -> None:
 def test_a_busy_server_is_no_fault_of_the_document_that_fails_once_after_it() -> None:
     result, _ = write([GOOD], [*[answer(429)] * 20, answer(500), answer(201)])
     assert (result.indexed, result.rejects) == (1, [])
+
+
+def test_a_request_that_is_turned_away_as_a_whole_gets_smaller() -> None:
+    busy = TransportError(429, "rejected_execution_exception", {})
+    result, bodies = write([GOOD, BAD], [busy, busy, answer(201), busy, answer(201)])
+    assert (result.indexed, result.rejects) == (2, [])
+    assert [body.count(b"\n") // 2 for body in bodies] == [2, 2, 1, 1, 1]
 
 
 def test_nor_are_the_failures_of_another_document() -> None:
