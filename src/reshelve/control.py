@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 from reshelve.commands import Command, ControlState, fold_commands
 from reshelve.errors import BlockedError, Unreachable
@@ -65,49 +65,38 @@ class ControlReader:
     def __init__(self, cluster: KafkaCluster, run: RunId) -> None:
         self._cluster, self._topic = cluster, run.topic("control")
         self._consumer: Consumer = cluster.consumer(
-            run.group("control"),
-            {"auto.offset.reset": "earliest", "queued.max.messages.kbytes": 1024, "enable.partition.eof": True},
+            run.group("control"), {"auto.offset.reset": "earliest", "queued.max.messages.kbytes": 1024}
         )
-        self._consumer.assign([TopicPartition(self._topic, 0, OFFSET_BEGINNING)])
+        self._next = 0
         self.state = ControlState()
         self.commands: list[Command] = []
         """Those that came with the last `poll` or `catch_up`."""
-        self._at_end = False
 
     def catch_up(self) -> ControlState:
-        """What stands once everything that was said until now is read. Raises ReshelveError."""
-        deadline = time.monotonic() + _CATCH_UP_S
-        self._at_end, came = False, []
-        while not self._at_end:
-            self._read(0.2)
-            came += self.commands
-            if time.monotonic() > deadline:
-                raise Unreachable(
-                    "cannot read what the run was told",
-                    where=f"{self._cluster.bootstrap}, topic {self._topic}",
-                    why=f"its end was not reached within {_CATCH_UP_S:.0f} s",
-                    remedy="see that the brokers run",
-                )
-        self.commands = came
+        """What stands once everything that was said until now is read; to be called first. Raises ReshelveError."""
+        # Not by the consumer that follows: a new one takes most of a second to find its way, and work waits for this.
+        self.commands = []
+        for message in self._cluster.read(self._topic, [0], starts={0: self._next}, idle=_CATCH_UP_S):
+            self._take(message)
+        self._consumer.assign([TopicPartition(self._topic, 0, self._next)])
         return self.state
 
     def poll(self) -> ControlState:
         """What stands, as far as it has arrived; does not wait. Raises ReshelveError."""
-        self._read(0)
-        return self.state
-
-    def _read(self, wait: float) -> None:
         self.commands = []
-        for message in self._consumer.consume(100, wait):
+        for message in self._consumer.consume(100, 0):
             error = message.error()
             if error is None:
-                command = _decode(message)
-                self.commands.append(command)
-                self.state = self.state.take(command)
-            elif error.code() == KafkaError._PARTITION_EOF:
-                self._at_end = True
+                self._take(message)
             elif not may_pass(error):
                 raise refusal(error, f"cannot read topic {self._topic}", self._cluster.bootstrap)
+        return self.state
+
+    def _take(self, message: Message) -> None:
+        command = _decode(message)
+        self.commands.append(command)
+        self.state = self.state.take(command)
+        self._next = command.offset + 1
 
     def close(self) -> None:
         self._consumer.close()

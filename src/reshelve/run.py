@@ -307,7 +307,8 @@ class Run:
             swap_alias(context, found, self._watch.record, self._watch.say_unless_paused)
 
         while True:
-            self._watch.until(lambda now: now.pause is None)
+            if self._watch.control.pause is not None:
+                self._watch.until(lambda now: now.pause is None)
             try:
                 self._watch.beside(swap, patience_s=_SWAP_ENDS_S)
                 self._watch.observer.say(f"alias {context.plan.alias} now points to {context.plan.index}")
