@@ -21,11 +21,14 @@ from psycopg import sql
 from services import Services, find_services
 
 from reshelve.errors import ReshelveError
+from reshelve.local.java import VARIABLE
 from reshelve.local.stack import Endpoints, LocalStack
 
 # No deadline: how long an example takes says more of the machine than of the code.
 settings.register_profile("reshelve", max_examples=50, deadline=None)
 settings.load_profile("reshelve")
+# Servers that live for minutes spend a third of their time on compiling what they run: the first compiler is enough.
+os.environ.setdefault(VARIABLE, "-XX:TieredStopAtLevel=1")
 
 
 @pytest.fixture(scope="session")

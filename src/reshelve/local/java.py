@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from reshelve.errors import ReshelveError
+
+VARIABLE: Final = "RESHELVE_JAVA_OPTIONS"
 
 
 def missing_extra(package: str) -> ReshelveError:
@@ -20,7 +24,8 @@ def missing_extra(package: str) -> ReshelveError:
 
 def java_command(heap: str, jars: Sequence[Path], options: Sequence[str], main: str, temporary: Path) -> list[str]:
     """The command line of `main` with at most `heap` (as in -Xmx: 512m, 1g) of heap. Native libraries
-    are unpacked into `temporary`, which this makes: a killed JVM leaves them behind.
+    are unpacked into `temporary`, which this makes: a killed JVM leaves them behind. RESHELVE_JAVA_OPTIONS, where it
+    is set, adds options to those of every server.
 
     Raises ReshelveError when the runtime is not installed."""
     try:
@@ -41,6 +46,7 @@ def java_command(heap: str, jars: Sequence[Path], options: Sequence[str], main: 
         "--enable-native-access=ALL-UNNAMED",
         "--sun-misc-unsafe-memory-access=allow",
         *options,
+        *shlex.split(os.environ.get(VARIABLE, "")),
         "-cp",
         os.pathsep.join(map(str, jars)),
         main,
