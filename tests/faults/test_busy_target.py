@@ -31,7 +31,7 @@ class BusyCluster:
 
 
 def test_a_busy_target_is_given_way_to(victims: Victims, servers: LocalStack, search: OpenSearch) -> None:
-    victim, cluster = victims(4_000), BusyCluster()
+    victim, cluster = victims(3_000), BusyCluster()
     with FaultProxy(servers.endpoints.opensearch_url).serving() as proxy:
         proxy.plan = cluster
         victim.environ["OPENSEARCH_URL"] = proxy.url
