@@ -66,8 +66,8 @@ class Limits(Section):
     )
     max_rejects: Annotated[int, Field(ge=0), NUMBER] = Field(
         default=1000,
-        description="Rejects after which the run stops. 1000: enough to see a pattern, too few to hide a "
-        "broken mapping.",
+        description="Open rejects after which the run stops; superseded, redriven and waived ones don't count. 1000: "
+        "enough to see a pattern, too few to hide a broken mapping.",
     )
     max_wal_retained: Annotated[int, Field(ge=1_000_000), BeforeValidator(byte_size), NUMBER] = Field(
         default=10 * 10**9,
